@@ -75,7 +75,7 @@ def mobilefacenet(w, config, images):
 
 def normalise(images, config):
     """(x - mean) * scale, then [B, H, W, 3] -> [B, 3, H, W]."""
-    images = torch.as_tensor(images, dtype=torch.float32)
+    images = torch.from_numpy(np.array(images, dtype=np.float32))
     return ((images - config["input"]["mean"]) * config["input"]["scale"]).permute(0, 3, 1, 2)
 
 
