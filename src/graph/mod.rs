@@ -1,0 +1,7 @@
+//! The static graph: built once per configuration, then run, lowered, planned, counted and printed.
+
+mod builder;
+mod ir;
+
+pub use builder::Builder;
+pub use ir::{Graph, Node, ParamSpec, Role, Value, ValueInfo, WeightLayout};

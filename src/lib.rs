@@ -1,0 +1,20 @@
+//! One photograph of a face to countless pictures of that person.
+//!
+//! The engine implements DreamIdentity (Chen et al. 2023) on Stable Diffusion 2.1: an encoder turns an aligned face into two
+//! pseudo-word embeddings, which take the place of `S*` in any prompt. No weight of the text-to-image model changes.
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, clippy::print_stderr))]
+
+pub mod device;
+mod dtype;
+mod error;
+pub mod graph;
+pub mod ops;
+pub mod pipeline;
+mod shape;
+mod tensor;
+pub mod weights;
+
+pub use dtype::DType;
+pub use error::{Error, Result};
+pub use shape::{MAX_RANK, Shape, Ty};
+pub use tensor::Tensor;

@@ -1,0 +1,52 @@
+//! Values side by side along the last axis: the UNet's skip connections.
+
+use super::host::by_reference;
+use super::{Case, Cost, HostArray, HostIo, Ins, Op};
+use crate::{Result, Ty};
+
+/// `[a, b, ...]` along the last axis. All inputs agree in type and in every other axis.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Concat {
+    /// Number of inputs; at least one.
+    pub count: usize,
+}
+
+impl Op for Concat {
+    const NAME: &'static str = "concat";
+
+    fn infer(&self, ins: Ins<'_>) -> Result<Vec<Ty>> {
+        let first = ins.float(0, "input")?;
+        let mut width = 0;
+        for i in 0..self.count {
+            let ty = ins.float(i, "input")?;
+            let fits = ty.dtype == first.dtype && ty.shape.with_last(1) == first.shape.with_last(1);
+            ins.ensure(fits, || format!("input {i} is {ty}, which does not stand beside {first}"))?;
+            width += ty.shape.last_axis();
+        }
+        ins.at_most(self.count)?;
+        Ok(vec![Ty { dtype: first.dtype, shape: first.shape.with_last(width) }])
+    }
+
+    fn reference(&self, ins: &[Option<HostArray>], outs: &[Ty]) -> Result<Vec<Vec<f64>>> {
+        let mut y = Vec::with_capacity(outs[0].shape.elements());
+        for row in 0..outs[0].shape.rows() {
+            for a in ins.iter().flatten() {
+                let c = a.shape().last_axis();
+                y.extend_from_slice(&a.data[row * c..(row + 1) * c]);
+            }
+        }
+        Ok(vec![y])
+    }
+
+    fn cpu(&self, io: &mut HostIo<'_>) -> Result<()> {
+        by_reference(self, io)
+    }
+
+    fn cost(&self, ins: &[Option<Ty>], outs: &[Ty]) -> Cost {
+        Cost::touching(0, ins, outs)
+    }
+
+    fn cases() -> Vec<Case> {
+        vec![]
+    }
+}

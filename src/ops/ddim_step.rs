@@ -1,0 +1,59 @@
+//! Classifier-free guidance and one deterministic DDIM update.
+
+use super::host::by_reference;
+use super::{Case, Cost, HostArray, HostIo, Ins, Op};
+use crate::{DType, Result, Ty};
+
+/// `e = e_u + g (e_c − e_u)`, `x0 = (x − √(1−ā) e) / √ā`, `y = √ā′ x0 + √(1−ā′) e` (Song et al. 2020, eta 0).
+///
+/// Inputs: `latents [B,..]` f32, `eps [2B,..]` with the unconditional half first (or `[B,..]` without guidance),
+/// `coefficients [1,4]` f32: √ā, √(1−ā), √ā′, √(1−ā′), `guidance [1]` f32 (with `[2B,..]` only). Output: f32, the shape of latents.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DdimStep;
+
+impl Op for DdimStep {
+    const NAME: &'static str = "ddim_step";
+
+    fn infer(&self, ins: Ins<'_>) -> Result<Vec<Ty>> {
+        let (x, eps) = (ins.get(0, "latents")?, ins.float(1, "eps")?);
+        ins.get(2, "coefficients")?;
+        ins.shape(2, "coefficients", [1, 4])?;
+        for (i, name) in [(0, "latents"), (2, "coefficients"), (3, "guidance")] {
+            ins.dtype(i, name, DType::F32)?;
+        }
+        ins.shape(3, "guidance", [1])?;
+        let halves = if ins.opt(3).is_some() { 2 } else { 1 };
+        let fits = !x.shape.is_empty() && eps.shape.len() == x.shape.len() && eps.shape[0] == halves * x.shape[0] && eps.shape[1..] == x.shape[1..];
+        ins.ensure(fits, || format!("eps is {eps}, expected {halves} times the batch of latents {x}"))?;
+        ins.at_most(4)?;
+        Ok(vec![x])
+    }
+
+    fn reference(&self, ins: &[Option<HostArray>], _outs: &[Ty]) -> Result<Vec<Vec<f64>>> {
+        let [Some(x), Some(eps), Some(c), rest @ ..] = ins else {
+            return Err(super::op_error::<Self>("latents, eps and coefficients are required"));
+        };
+        let n = x.data.len();
+        let y = (0..n).map(|i| {
+            let e = match rest.first() {
+                Some(Some(g)) => eps.data[i] + g.data[0] * (eps.data[n + i] - eps.data[i]),
+                _ => eps.data[i],
+            };
+            let x0 = (x.data[i] - c.data[1] * e) / c.data[0];
+            c.data[2] * x0 + c.data[3] * e
+        });
+        Ok(vec![y.collect()])
+    }
+
+    fn cpu(&self, io: &mut HostIo<'_>) -> Result<()> {
+        by_reference(self, io)
+    }
+
+    fn cost(&self, ins: &[Option<Ty>], outs: &[Ty]) -> Cost {
+        Cost::elementwise(9, ins, outs)
+    }
+
+    fn cases() -> Vec<Case> {
+        vec![]
+    }
+}

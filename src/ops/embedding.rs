@@ -1,0 +1,73 @@
+//! Token embedding with pseudo-word slots.
+
+use super::host::by_reference;
+use super::{Case, Cost, HostArray, HostIo, Ins, Op};
+use crate::{DType, Result, Ty};
+
+/// Row `ids[b,t]` of the table, replaced by `embeds[b,i]` where `t = slots[b,i]`, plus row `t` of the position table.
+///
+/// This is where an identity enters: pseudo-words take their slots before positions are added, and no weight changes.
+/// Inputs: `ids [B,T]` i32, `table [V,C]`, `positions [P,C]` (P ≥ T), `slots [B,k]` i32 (optional; −1 leaves a slot unused),
+/// `embeds [B,k,C]` f32 (with slots). Output: `[B,T,C]` of the table's type. Ids outside the table give NaN rows: callers check them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Embedding;
+
+impl Op for Embedding {
+    const NAME: &'static str = "embedding";
+
+    fn infer(&self, ins: Ins<'_>) -> Result<Vec<Ty>> {
+        let (ids, table, positions) = (ins.get(0, "ids")?, ins.float(1, "table")?, ins.float(2, "positions")?);
+        ins.dtype(0, "ids", DType::I32)?;
+        ins.ensure(ids.shape.len() == 2, || format!("ids is {ids}, expected [B,T]"))?;
+        ins.ensure(table.shape.len() == 2, || format!("table is {table}, expected [V,C]"))?;
+        let (b, t, c) = (ids.shape[0], ids.shape[1], table.shape[1]);
+        let fits = positions.shape.len() == 2 && positions.shape[0] >= t && positions.shape[1] == c && positions.dtype == table.dtype;
+        ins.ensure(fits, || format!("positions is {positions}, expected at least {}[{t},{c}]", table.dtype))?;
+        ins.ensure(ins.opt(3).is_some() == ins.opt(4).is_some(), || "slots and embeds go together".into())?;
+        if let Some(slots) = ins.opt(3) {
+            ins.ensure(slots.shape.len() == 2 && slots.shape[0] == b, || format!("slots is {slots}, expected [{b},k]"))?;
+            ins.dtype(3, "slots", DType::I32)?;
+            ins.shape(4, "embeds", [b, slots.shape[1], c])?;
+            ins.dtype(4, "embeds", DType::F32)?;
+        }
+        ins.at_most(5)?;
+        Ok(vec![Ty::new(table.dtype, [b, t, c])])
+    }
+
+    fn reference(&self, ins: &[Option<HostArray>], outs: &[Ty]) -> Result<Vec<Vec<f64>>> {
+        let [Some(ids), Some(table), Some(positions), rest @ ..] = ins else {
+            return Err(super::op_error::<Self>("ids, table and positions are required"));
+        };
+        let &[batch, t, c] = &*outs[0].shape else { return Err(super::op_error::<Self>("output is not [B,T,C]")) };
+        let vocabulary = table.shape()[0];
+        let mut y = Vec::with_capacity(batch * t * c);
+        for (b, i) in (0..batch).flat_map(|b| (0..t).map(move |i| (b, i))) {
+            let slot = match rest {
+                [Some(slots), Some(embeds), ..] => {
+                    let k = slots.shape()[1];
+                    (0..k).rev().find(|s| slots.data[b * k + s] == i as f64).map(|s| &embeds.data[(b * k + s) * c..][..c])
+                }
+                _ => None,
+            };
+            let id = ids.data[b * t + i];
+            let known = id >= 0.0 && (id as usize) < vocabulary;
+            let word = slot.or_else(|| known.then(|| &table.data[id as usize * c..][..c]));
+            y.extend((0..c).map(|j| word.map_or(f64::NAN, |w| w[j]) + positions.data[i * c + j]));
+        }
+        Ok(vec![y])
+    }
+
+    fn cpu(&self, io: &mut HostIo<'_>) -> Result<()> {
+        by_reference(self, io)
+    }
+
+    fn cost(&self, ins: &[Option<Ty>], outs: &[Ty]) -> Cost {
+        // only the rows that are read count, not the whole table
+        let rows = Cost::touching(0, &ins[..1], outs).bytes + 2 * outs[0].bytes() as u64;
+        Cost { flops: outs[0].shape.elements() as u64, bytes: rows }
+    }
+
+    fn cases() -> Vec<Case> {
+        vec![]
+    }
+}

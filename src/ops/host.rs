@@ -1,0 +1,213 @@
+//! How operations see their inputs and outputs: as types, as f64 arrays, as host slices.
+
+use crate::device::cpu::{Cpu, Packed};
+use crate::{DType, Error, Result, Shape, Tensor, Ty};
+use half::bf16;
+
+/// Input types of an operation under [`super::Op::infer`], with checks that name what is wrong.
+#[derive(Clone, Copy)]
+pub struct Ins<'a> {
+    op: &'static str,
+    types: &'a [Option<Ty>],
+}
+
+impl<'a> Ins<'a> {
+    /// Input types of the operation called `op`.
+    pub fn new(op: &'static str, types: &'a [Option<Ty>]) -> Self {
+        Self { op, types }
+    }
+
+    /// Type of a required input.
+    pub fn get(&self, index: usize, name: &str) -> Result<Ty> {
+        self.opt(index).ok_or_else(|| self.error(format!("input {index} ({name}) is missing")))
+    }
+
+    /// Type of an optional input.
+    pub fn opt(&self, index: usize) -> Option<Ty> {
+        self.types.get(index).copied().flatten()
+    }
+
+    /// Fails with `what` unless `condition` holds.
+    pub fn ensure(&self, condition: bool, what: impl FnOnce() -> String) -> Result<()> {
+        if condition { Ok(()) } else { Err(self.error(what())) }
+    }
+
+    /// Fails unless an input, if present, has exactly this shape.
+    pub fn shape(&self, index: usize, name: &str, want: impl Into<Shape>) -> Result<()> {
+        let want = want.into();
+        match self.opt(index) {
+            Some(ty) if ty.shape != want => Err(self.error(format!("{name} is {ty}, expected shape {want}"))),
+            _ => Ok(()),
+        }
+    }
+
+    /// Fails unless an input, if present, has this element type.
+    pub fn dtype(&self, index: usize, name: &str, want: DType) -> Result<()> {
+        match self.opt(index) {
+            Some(ty) if ty.dtype != want => Err(self.error(format!("{name} is {ty}, expected {want}"))),
+            _ => Ok(()),
+        }
+    }
+
+    /// Type of a required floating-point input.
+    pub fn float(&self, index: usize, name: &str) -> Result<Ty> {
+        let ty = self.get(index, name)?;
+        self.ensure(ty.dtype.is_float(), || format!("{name} is {ty}, expected floating point"))?;
+        Ok(ty)
+    }
+
+    /// Fails if there are more inputs than the operation knows.
+    pub fn at_most(&self, count: usize) -> Result<()> {
+        self.ensure(self.types.len() <= count, || format!("takes at most {count} inputs, got {}", self.types.len()))
+    }
+
+    /// An error of this operation.
+    pub fn error(&self, what: String) -> Error {
+        Error::Op { op: self.op, at: String::new(), what }
+    }
+}
+
+/// An input of the reference path.
+#[derive(Clone, Debug)]
+pub struct HostArray {
+    /// Type it was converted from.
+    pub ty: Ty,
+    /// Values, row-major.
+    pub data: Vec<f64>,
+}
+
+impl HostArray {
+    /// Extents.
+    pub fn shape(&self) -> Shape {
+        self.ty.shape
+    }
+}
+
+impl From<&Tensor> for HostArray {
+    fn from(tensor: &Tensor) -> Self {
+        let data = match tensor.ty().dtype {
+            DType::I32 => tensor.to_i32_vec().into_iter().map(f64::from).collect(),
+            _ => tensor.to_f32_vec().into_iter().map(f64::from).collect(),
+        };
+        Self { ty: tensor.ty(), data }
+    }
+}
+
+/// An input on the CPU device.
+#[derive(Clone, Copy)]
+pub struct HostIn<'a> {
+    /// Element type and shape.
+    pub ty: Ty,
+    /// Raw bytes, aligned to 4 at least. Empty for a parameter that exists in packed form only.
+    pub data: &'a [u8],
+    /// The parameter as [`super::Op::packing`] asked for it.
+    pub packed: Option<&'a Packed>,
+}
+
+/// An output on the CPU device. Its contents are arbitrary until written.
+pub struct HostOut<'a> {
+    /// Element type and shape.
+    pub ty: Ty,
+    /// Raw bytes, aligned to 4 at least.
+    pub data: &'a mut [u8],
+}
+
+/// Inputs and outputs of one node on the CPU device.
+pub struct HostIo<'a> {
+    /// Inputs in the operation's order.
+    pub ins: &'a [Option<HostIn<'a>>],
+    /// Outputs in the operation's order.
+    pub outs: &'a mut [HostOut<'a>],
+    /// Threads and instruction set.
+    pub cpu: &'a Cpu,
+}
+
+impl<'a> HostIo<'a> {
+    /// An input that [`super::Op::infer`] has made sure of.
+    pub fn input(&self, index: usize) -> Result<HostIn<'a>> {
+        self.opt(index).ok_or_else(|| Error::Graph(format!("input {index} of a node is not bound")))
+    }
+
+    /// An optional input.
+    pub fn opt(&self, index: usize) -> Option<HostIn<'a>> {
+        self.ins.get(index).copied().flatten()
+    }
+
+    /// Type of an output.
+    pub fn out_ty(&self, index: usize) -> Ty {
+        self.outs[index].ty
+    }
+}
+
+impl<'a> HostIn<'a> {
+    /// The values as f32; fails for other element types.
+    pub fn f32(&self) -> Result<&'a [f32]> {
+        self.check(DType::F32)?;
+        Ok(bytemuck::cast_slice(self.data))
+    }
+
+    /// The values as bf16; fails for other element types.
+    pub fn bf16(&self) -> Result<&'a [bf16]> {
+        self.check(DType::Bf16)?;
+        Ok(bytemuck::cast_slice(self.data))
+    }
+
+    /// The values as i32; fails for other element types.
+    pub fn i32(&self) -> Result<&'a [i32]> {
+        self.check(DType::I32)?;
+        Ok(bytemuck::cast_slice(self.data))
+    }
+
+    fn check(&self, dtype: DType) -> Result<()> {
+        if self.ty.dtype == dtype { Ok(()) } else { Err(unsupported(self.ty.dtype)) }
+    }
+}
+
+impl HostOut<'_> {
+    /// The values as f32; fails for other element types.
+    pub fn f32(&mut self) -> Result<&mut [f32]> {
+        if self.ty.dtype != DType::F32 {
+            return Err(unsupported(self.ty.dtype));
+        }
+        Ok(bytemuck::cast_slice_mut(self.data))
+    }
+
+    /// The values as bf16; fails for other element types.
+    pub fn bf16(&mut self) -> Result<&mut [bf16]> {
+        if self.ty.dtype != DType::Bf16 {
+            return Err(unsupported(self.ty.dtype));
+        }
+        Ok(bytemuck::cast_slice_mut(self.data))
+    }
+}
+
+/// The CPU computes in f32 and bf16 storage only.
+pub(crate) fn unsupported(dtype: DType) -> Error {
+    Error::Device { device: "cpu".into(), what: format!("cannot compute with {dtype} values here; use --dtype f32 or bf16") }
+}
+
+/// Runs an operation's reference as its CPU path: for operations on a handful of numbers, where speed is no concern.
+pub(crate) fn by_reference<O: super::Op>(op: &O, io: &mut HostIo<'_>) -> Result<()> {
+    let ins: Vec<Option<HostArray>> = io.ins.iter().map(|i| i.map(|i| i.to_array())).collect::<Vec<_>>();
+    let types: Vec<Ty> = io.outs.iter().map(|o| o.ty).collect();
+    for (out, values) in io.outs.iter_mut().zip(op.reference(&ins, &types)?) {
+        match out.ty.dtype {
+            DType::F32 => out.f32()?.iter_mut().zip(values).for_each(|(o, v)| *o = v as f32),
+            DType::Bf16 => out.bf16()?.iter_mut().zip(values).for_each(|(o, v)| *o = bf16::from_f64(v)),
+            other => return Err(unsupported(other)),
+        }
+    }
+    Ok(())
+}
+
+impl HostIn<'_> {
+    fn to_array(self) -> HostArray {
+        let data = match self.ty.dtype {
+            DType::F32 => bytemuck::cast_slice::<u8, f32>(self.data).iter().map(|&x| f64::from(x)).collect(),
+            DType::Bf16 => bytemuck::cast_slice::<u8, bf16>(self.data).iter().map(|x| x.to_f64()).collect(),
+            DType::F16 => bytemuck::cast_slice::<u8, half::f16>(self.data).iter().map(|x| x.to_f64()).collect(),
+            DType::I32 => bytemuck::cast_slice::<u8, i32>(self.data).iter().map(|&x| f64::from(x)).collect(),
+        };
+        HostArray { ty: self.ty, data }
+    }
+}

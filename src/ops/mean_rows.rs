@@ -1,0 +1,41 @@
+//! Mean over the middle axis: pooled image features.
+
+use super::host::by_reference;
+use super::{Case, Cost, HostArray, HostIo, Ins, Op};
+use crate::{Result, Ty};
+
+/// `y[b,c] = mean over s of x[b,s,c]`. Input `[B,S,C]`, output `[B,C]` of x's type.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MeanRows;
+
+impl Op for MeanRows {
+    const NAME: &'static str = "mean_rows";
+
+    fn infer(&self, ins: Ins<'_>) -> Result<Vec<Ty>> {
+        let x = ins.float(0, "x")?;
+        let &[b, s, c] = &*x.shape else { return Err(ins.error(format!("x is {x}, expected [B,S,C]"))) };
+        ins.ensure(s > 0, || "there are no rows".into())?;
+        ins.at_most(1)?;
+        Ok(vec![Ty::new(x.dtype, [b, c])])
+    }
+
+    fn reference(&self, ins: &[Option<HostArray>], _outs: &[Ty]) -> Result<Vec<Vec<f64>>> {
+        let [Some(x)] = ins else { return Err(super::op_error::<Self>("x is required")) };
+        let (s, c) = (x.shape()[1], x.shape()[2]);
+        let mean = |image: &[f64]| (0..c).map(|j| (0..s).map(|i| image[i * c + j]).sum::<f64>() / s as f64).collect::<Vec<_>>();
+        Ok(vec![x.data.chunks_exact(s * c).flat_map(mean).collect()])
+    }
+
+    fn cpu(&self, io: &mut HostIo<'_>) -> Result<()> {
+        by_reference(self, io)
+    }
+
+    fn cost(&self, ins: &[Option<Ty>], outs: &[Ty]) -> Cost {
+        let flops = ins.first().copied().flatten().map_or(0, |x| x.shape.elements()) as u64;
+        Cost::touching(flops, ins, outs)
+    }
+
+    fn cases() -> Vec<Case> {
+        vec![]
+    }
+}

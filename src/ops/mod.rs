@@ -1,0 +1,182 @@
+//! Operations. Each is declared once, in one file: shape rule, reference, CPU path, cost and cases.
+//!
+//! To add one: write `src/ops/<name>.rs` with a struct that implements [`Op`], then add a line to [`ops!`] below.
+//! Images are channels-last `[B,H,W,C]`, token sequences `[B,S,C]`, and the two are the same bytes.
+
+mod activation;
+mod cost;
+mod host;
+
+pub use activation::Activation;
+pub use cost::Cost;
+pub use host::{HostArray, HostIn, HostIo, HostOut, Ins};
+
+use crate::device::cpu::PackSpec;
+use crate::device::{Arch, Launch};
+use crate::{Error, Result, Ty};
+use std::fmt::Debug;
+
+/// What the engine knows of an operation.
+pub trait Op: Clone + PartialEq + Debug + Into<AnyOp> {
+    /// Stem of the operation's files; its name in errors, profiles and dumps.
+    const NAME: &'static str;
+
+    /// Types of the outputs. Every precondition is checked here and nowhere else.
+    fn infer(&self, ins: Ins<'_>) -> Result<Vec<Ty>>;
+
+    /// Plain loops with f64 sums: the oracle that every device is measured against.
+    /// Gives the values of each output in `outs`' order.
+    fn reference(&self, ins: &[Option<HostArray>], outs: &[Ty]) -> Result<Vec<Vec<f64>>>;
+
+    /// The fast host path.
+    fn cpu(&self, io: &mut HostIo<'_>) -> Result<()>;
+
+    /// How the CPU wants a parameter at `input` repacked once at load; none to take it as it is.
+    fn packing(&self, _input: usize, _ins: &[Option<Ty>]) -> Option<PackSpec> {
+        None
+    }
+
+    /// CUDA launches of this operation: pure data, no allocation, no synchronisation.
+    fn lower(&self, _ins: &[Option<Ty>], _arch: Arch) -> Result<Vec<Launch>> {
+        Err(op_error::<Self>("has no CUDA lowering yet; run it on --device cpu"))
+    }
+
+    /// True when the output is the first input under another shape: no work, no memory.
+    fn is_view(&self) -> bool {
+        false
+    }
+
+    /// Floating-point operations and compulsory bytes.
+    fn cost(&self, ins: &[Option<Ty>], outs: &[Ty]) -> Cost;
+
+    /// Shapes, types and edges that drive every level of test and the benchmarks.
+    fn cases() -> Vec<Case>;
+}
+
+/// One shape of one operation to be tested.
+#[derive(Clone, Debug)]
+pub struct Case {
+    /// Short description, unique within the operation.
+    pub name: String,
+    /// The operation.
+    pub op: AnyOp,
+    /// Input types; absent inputs are none.
+    pub inputs: Vec<Option<CaseInput>>,
+}
+
+/// Type and contents of a test input.
+#[derive(Clone, Copy, Debug)]
+pub struct CaseInput {
+    /// Element type and shape.
+    pub ty: Ty,
+    /// How it is filled.
+    pub fill: Fill,
+}
+
+/// Contents of a test input, all from a fixed seed.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Fill {
+    /// Normal values times a scale.
+    Normal(f32),
+    /// Uniform values of a range.
+    Uniform(f32, f32),
+    /// Integers from 0 up to, not including, a bound.
+    Index(u32),
+    /// Distinct integers counting up from 0.
+    Counting,
+}
+
+impl Case {
+    /// A case from its parts.
+    pub fn new(name: impl Into<String>, op: impl Into<AnyOp>, inputs: Vec<Option<CaseInput>>) -> Self {
+        Self { name: name.into(), op: op.into(), inputs }
+    }
+}
+
+/// A normal input of scale 1 for a [`Case`].
+pub fn normal(dtype: crate::DType, shape: impl Into<crate::Shape>) -> Option<CaseInput> {
+    Some(CaseInput { ty: Ty::new(dtype, shape), fill: Fill::Normal(1.0) })
+}
+
+/// An input with a chosen fill for a [`Case`].
+pub fn filled(dtype: crate::DType, shape: impl Into<crate::Shape>, fill: Fill) -> Option<CaseInput> {
+    Some(CaseInput { ty: Ty::new(dtype, shape), fill })
+}
+
+/// An error of the operation `O`; its place is added by the graph.
+pub(crate) fn op_error<O: Op>(what: impl Into<String>) -> Error {
+    Error::Op { op: O::NAME, at: String::new(), what: what.into() }
+}
+
+macro_rules! ops {
+    ($($module:ident :: $name:ident),* $(,)?) => {
+        $(mod $module; pub use $module::$name;)*
+
+        /// Any operation of the engine.
+        #[derive(Clone, Debug, PartialEq)]
+        pub enum AnyOp { $(#[doc = concat!("[`", stringify!($name), "`]")] $name($name)),* }
+
+        $(impl From<$name> for AnyOp { fn from(op: $name) -> Self { Self::$name(op) } })*
+
+        impl AnyOp {
+            /// [`Op::NAME`].
+            pub fn name(&self) -> &'static str { match self { $(Self::$name(_) => $name::NAME),* } }
+            /// [`Op::infer`].
+            pub fn infer(&self, ins: &[Option<Ty>]) -> Result<Vec<Ty>> {
+                match self { $(Self::$name(op) => op.infer(Ins::new($name::NAME, ins))),* }
+            }
+            /// [`Op::reference`].
+            pub fn reference(&self, ins: &[Option<HostArray>], outs: &[Ty]) -> Result<Vec<Vec<f64>>> {
+                match self { $(Self::$name(op) => op.reference(ins, outs)),* }
+            }
+            /// [`Op::cpu`].
+            pub fn cpu(&self, io: &mut HostIo<'_>) -> Result<()> { match self { $(Self::$name(op) => op.cpu(io)),* } }
+            /// [`Op::packing`].
+            pub fn packing(&self, input: usize, ins: &[Option<Ty>]) -> Option<PackSpec> {
+                match self { $(Self::$name(op) => op.packing(input, ins)),* }
+            }
+            /// [`Op::lower`].
+            pub fn lower(&self, ins: &[Option<Ty>], arch: Arch) -> Result<Vec<Launch>> {
+                match self { $(Self::$name(op) => op.lower(ins, arch)),* }
+            }
+            /// [`Op::is_view`].
+            pub fn is_view(&self) -> bool { match self { $(Self::$name(op) => op.is_view()),* } }
+            /// [`Op::cost`].
+            pub fn cost(&self, ins: &[Option<Ty>], outs: &[Ty]) -> Cost {
+                match self { $(Self::$name(op) => op.cost(ins, outs)),* }
+            }
+        }
+
+        /// Every operation's name and cases.
+        pub fn all_cases() -> Vec<(&'static str, Vec<Case>)> { vec![$(($name::NAME, $name::cases())),*] }
+    };
+}
+
+ops! {
+    linear::Linear,
+    conv2d::Conv2d,
+    attention::Attention,
+    group_norm::GroupNorm,
+    layer_norm::LayerNorm,
+    embedding::Embedding,
+    timestep_embedding::TimestepEmbedding,
+    activate::Activate,
+    add::Add,
+    affine::Affine,
+    concat::Concat,
+    pool2d::Pool2d,
+    pad_channels::PadChannels,
+    prepend_token::PrependToken,
+    select_rows::SelectRows,
+    mean_rows::MeanRows,
+    normalize::Normalize,
+    softmax::Softmax,
+    reshape::Reshape,
+    cast::Cast,
+    repeat::Repeat,
+    table_row::TableRow,
+    ddim_step::DdimStep,
+}
+
+pub use attention::Heads;
+pub use pool2d::Pooling;

@@ -1,0 +1,81 @@
+//! Pooling of channels-last images.
+
+use super::host::by_reference;
+use super::{Case, Cost, HostArray, HostIo, Ins, Op};
+use crate::{Result, Ty};
+
+/// Largest or mean value of each window. Padding never counts: it is neither a maximum nor part of a mean.
+///
+/// Input: `x [B,H,W,C]`. Output: `[B,h,w,C]` of x's type.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Pool2d {
+    /// Maximum or mean.
+    pub kind: Pooling,
+    /// Height and width of the window.
+    pub kernel: [usize; 2],
+    /// Step in both directions.
+    pub stride: usize,
+    /// Rows and columns around the image: top, left, bottom, right.
+    pub padding: [usize; 4],
+}
+
+/// What [`Pool2d`] takes of a window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pooling {
+    /// The largest value.
+    Max,
+    /// The mean of the values inside the image.
+    Mean,
+}
+
+impl Op for Pool2d {
+    const NAME: &'static str = "pool2d";
+
+    fn infer(&self, ins: Ins<'_>) -> Result<Vec<Ty>> {
+        let x = ins.float(0, "x")?;
+        ins.ensure(x.shape.len() == 4, || format!("x is {x}, expected [B,H,W,C]"))?;
+        let [top, left, bottom, right] = self.padding;
+        let (h, w) = (x.shape[1] + top + bottom, x.shape[2] + left + right);
+        let [kh, kw] = self.kernel;
+        ins.ensure(kh > 0 && kw > 0 && self.stride > 0, || "window and stride must not be empty".into())?;
+        ins.ensure(kh <= h && kw <= w, || format!("window {kh}x{kw} is larger than the padded image {x}"))?;
+        let pads_fit = top.max(bottom) < kh && left.max(right) < kw;
+        ins.ensure(pads_fit, || format!("padding {:?} leaves windows without a pixel", self.padding))?;
+        ins.at_most(1)?;
+        Ok(vec![Ty::new(x.dtype, [x.shape[0], (h - kh) / self.stride + 1, (w - kw) / self.stride + 1, x.shape[3]])])
+    }
+
+    fn reference(&self, ins: &[Option<HostArray>], outs: &[Ty]) -> Result<Vec<Vec<f64>>> {
+        let [Some(x)] = ins else { return Err(super::op_error::<Self>("x is required")) };
+        let (&[_, h, w, c], &[_, oh, ow, _]) = (&*x.shape(), &*outs[0].shape) else {
+            return Err(super::op_error::<Self>("x and output are images"));
+        };
+        let mut y = Vec::with_capacity(outs[0].shape.elements());
+        for i in 0..outs[0].shape.elements() {
+            let (ch, ox, oy, b) = (i % c, i / c % ow, i / c / ow % oh, i / c / ow / oh);
+            let (mut top, mut sum, mut count) = (f64::NEG_INFINITY, 0.0, 0.0);
+            for (ky, kx) in (0..self.kernel[0]).flat_map(|ky| (0..self.kernel[1]).map(move |kx| (ky, kx))) {
+                let iy = (oy * self.stride + ky).checked_sub(self.padding[0]).filter(|&v| v < h);
+                let ix = (ox * self.stride + kx).checked_sub(self.padding[1]).filter(|&v| v < w);
+                if let (Some(iy), Some(ix)) = (iy, ix) {
+                    let v = x.data[((b * h + iy) * w + ix) * c + ch];
+                    (top, sum, count) = (top.max(v), sum + v, count + 1.0);
+                }
+            }
+            y.push(if self.kind == Pooling::Max { top } else { sum / count });
+        }
+        Ok(vec![y])
+    }
+
+    fn cpu(&self, io: &mut HostIo<'_>) -> Result<()> {
+        by_reference(self, io)
+    }
+
+    fn cost(&self, ins: &[Option<Ty>], outs: &[Ty]) -> Cost {
+        Cost::elementwise((self.kernel[0] * self.kernel[1]) as u64, ins, outs)
+    }
+
+    fn cases() -> Vec<Case> {
+        vec![]
+    }
+}

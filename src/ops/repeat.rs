@@ -1,0 +1,42 @@
+//! A batch several times over: both halves of guidance from one latent.
+
+use super::host::by_reference;
+use super::{Case, Cost, HostArray, HostIo, Ins, Op};
+use crate::{Result, Shape, Ty};
+
+/// `[x, x, ...]` along the first axis.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Repeat {
+    /// How many times; at least once.
+    pub times: usize,
+}
+
+impl Op for Repeat {
+    const NAME: &'static str = "repeat";
+
+    fn infer(&self, ins: Ins<'_>) -> Result<Vec<Ty>> {
+        let x = ins.float(0, "x")?;
+        ins.ensure(self.times > 0 && !x.shape.is_empty(), || format!("{x} repeated {} times", self.times))?;
+        ins.at_most(1)?;
+        let mut extents = x.shape.to_vec();
+        extents[0] *= self.times;
+        Ok(vec![Ty { dtype: x.dtype, shape: Shape::new(&extents) }])
+    }
+
+    fn reference(&self, ins: &[Option<HostArray>], _outs: &[Ty]) -> Result<Vec<Vec<f64>>> {
+        let [Some(x)] = ins else { return Err(super::op_error::<Self>("x is required")) };
+        Ok(vec![x.data.repeat(self.times)])
+    }
+
+    fn cpu(&self, io: &mut HostIo<'_>) -> Result<()> {
+        by_reference(self, io)
+    }
+
+    fn cost(&self, ins: &[Option<Ty>], outs: &[Ty]) -> Cost {
+        Cost::touching(0, ins, outs)
+    }
+
+    fn cases() -> Vec<Case> {
+        vec![]
+    }
+}

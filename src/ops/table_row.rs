@@ -1,0 +1,53 @@
+//! One row of a table, chosen on the device: what varies from step to step.
+
+use super::host::by_reference;
+use super::{Case, Cost, HostArray, HostIo, Ins, Op};
+use crate::{DType, Result, Shape, Ty};
+
+/// `y[b] = table[index]` for each of `batch` rows.
+///
+/// Inputs: `table [N]` or `[N,M]` f32, `index [1]` i32 inside the table (an index outside gives NaN).
+/// Output: `[batch]` or `[batch,M]` f32.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TableRow {
+    /// Rows of the output, all equal.
+    pub batch: usize,
+}
+
+impl Op for TableRow {
+    const NAME: &'static str = "table_row";
+
+    fn infer(&self, ins: Ins<'_>) -> Result<Vec<Ty>> {
+        let table = ins.get(0, "table")?;
+        ins.get(1, "index")?;
+        ins.dtype(0, "table", DType::F32)?;
+        ins.dtype(1, "index", DType::I32)?;
+        ins.shape(1, "index", [1])?;
+        ins.ensure(matches!(table.shape.len(), 1 | 2) && table.shape[0] > 0, || format!("table is {table}, expected [N] or [N,M]"))?;
+        ins.ensure(self.batch > 0, || "the batch is empty".into())?;
+        ins.at_most(2)?;
+        let mut extents = table.shape.to_vec();
+        extents[0] = self.batch;
+        Ok(vec![Ty { dtype: DType::F32, shape: Shape::new(&extents) }])
+    }
+
+    fn reference(&self, ins: &[Option<HostArray>], _outs: &[Ty]) -> Result<Vec<Vec<f64>>> {
+        let [Some(table), Some(index)] = ins else { return Err(super::op_error::<Self>("table and index are required")) };
+        let (n, m) = (table.shape()[0], table.data.len() / table.shape()[0]);
+        let i = index.data[0];
+        let row = if i >= 0.0 && (i as usize) < n { table.data[i as usize * m..][..m].to_vec() } else { vec![f64::NAN; m] };
+        Ok(vec![row.repeat(self.batch)])
+    }
+
+    fn cpu(&self, io: &mut HostIo<'_>) -> Result<()> {
+        by_reference(self, io)
+    }
+
+    fn cost(&self, _ins: &[Option<Ty>], outs: &[Ty]) -> Cost {
+        Cost { flops: 0, bytes: 2 * outs[0].bytes() as u64 }
+    }
+
+    fn cases() -> Vec<Case> {
+        vec![]
+    }
+}

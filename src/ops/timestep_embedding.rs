@@ -1,0 +1,62 @@
+//! Sinusoidal embedding of the timestep.
+
+use super::host::by_reference;
+use super::{Case, Cost, HostArray, HostIo, Ins, Op};
+use crate::{DType, Result, Ty};
+
+/// `[cos(t·f), sin(t·f)]` (or sine first) with `f_i = 10000^(−i / (dim/2 − shift))`.
+///
+/// Input: `t [B]` f32. Output: `[B, dim]` of `dtype`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TimestepEmbedding {
+    /// Length of the embedding; even.
+    pub dim: usize,
+    /// Cosines first, as every Stable Diffusion model has it.
+    pub flip_sin_to_cos: bool,
+    /// Subtracted from dim/2 in the exponent.
+    pub freq_shift: f32,
+    /// Type of the output.
+    pub dtype: DType,
+}
+
+impl Op for TimestepEmbedding {
+    const NAME: &'static str = "timestep_embedding";
+
+    fn infer(&self, ins: Ins<'_>) -> Result<Vec<Ty>> {
+        let t = ins.get(0, "t")?;
+        ins.dtype(0, "t", DType::F32)?;
+        ins.ensure(t.shape.len() == 1, || format!("t is {t}, expected [B]"))?;
+        ins.ensure(self.dim > 0 && self.dim % 2 == 0, || format!("the dimension {} is not even", self.dim))?;
+        ins.at_most(1)?;
+        Ok(vec![Ty::new(self.dtype, [t.shape[0], self.dim])])
+    }
+
+    fn reference(&self, ins: &[Option<HostArray>], _outs: &[Ty]) -> Result<Vec<Vec<f64>>> {
+        let [Some(t)] = ins else { return Err(super::op_error::<Self>("t is required")) };
+        let half = self.dim / 2;
+        let mut y = Vec::with_capacity(t.data.len() * self.dim);
+        for &t in &t.data {
+            // the frequencies are rounded to f32 as the published models were trained with them
+            let angle = |i: usize| {
+                let exponent = -(10000f32.ln()) * i as f32 / (half as f32 - self.freq_shift);
+                f64::from(t as f32 * exponent.exp())
+            };
+            let (first, second): (fn(f64) -> f64, fn(f64) -> f64) = if self.flip_sin_to_cos { (f64::cos, f64::sin) } else { (f64::sin, f64::cos) };
+            y.extend((0..half).map(|i| first(angle(i))));
+            y.extend((0..half).map(|i| second(angle(i))));
+        }
+        Ok(vec![y])
+    }
+
+    fn cpu(&self, io: &mut HostIo<'_>) -> Result<()> {
+        by_reference(self, io)
+    }
+
+    fn cost(&self, ins: &[Option<Ty>], outs: &[Ty]) -> Cost {
+        Cost::elementwise(4, ins, outs)
+    }
+
+    fn cases() -> Vec<Case> {
+        vec![]
+    }
+}
