@@ -58,7 +58,7 @@ def save(path, tensors, **metadata):
     """Tensors as contiguous copies; metadata values as JSON."""
     path = FIXTURES / path
     path.parent.mkdir(parents=True, exist_ok=True)
-    tensors = {k: v.detach().clone().contiguous() if torch.is_tensor(v) else torch.from_numpy(np.array(v)) for k, v in tensors.items()}
+    tensors = {k: v.detach().clone().contiguous() if torch.is_tensor(v) else torch.from_numpy(np.array(v, order="C")) for k, v in tensors.items()}
     for name, value in tensors.items():
         assert torch.isfinite(value.float()).all(), f"{path.name}: {name} is not finite"
     save_file(tensors, path, metadata={k: json.dumps(v) for k, v in metadata.items()} or None)
