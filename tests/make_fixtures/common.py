@@ -55,13 +55,13 @@ def fill(model, seed, round_to=torch.float32, residual=0.5, output=None):
 
 
 def save(path, tensors, **metadata):
-    """Tensors as contiguous copies; metadata values as JSON."""
+    """Tensors as contiguous copies. Metadata becomes one JSON string under `facts`: one key, so that files are the same byte for byte."""
     path = FIXTURES / path
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {k: v.detach().clone().contiguous() if torch.is_tensor(v) else torch.from_numpy(np.array(v, order="C")) for k, v in tensors.items()}
     for name, value in tensors.items():
         assert torch.isfinite(value.float()).all(), f"{path.name}: {name} is not finite"
-    save_file(tensors, path, metadata={k: json.dumps(v) for k, v in metadata.items()} or None)
+    save_file(tensors, path, metadata={"facts": json.dumps(metadata)} if metadata else None)
     path.chmod(0o644)
     print(f"{path.relative_to(FIXTURES)}: {path.stat().st_size} bytes, {len(tensors)} tensors")
 

@@ -45,10 +45,18 @@ def build(spec):
     if "text_encoder" in spec.parts:
         made["text_encoder"] = fill(CLIPTextModel(CLIPTextConfig(**text_config(spec))), spec.seed * 10 + 1, spec.dtype)
     if "unet" in spec.parts:
-        made["unet"] = fill(UNet2DConditionModel(**unet_config(spec)), spec.seed * 10 + 2, spec.dtype, output=("conv_out.weight", spec.output_gain))
+        unet = uninitialised(lambda: UNet2DConditionModel(**unet_config(spec)))
+        made["unet"] = fill(unet, spec.seed * 10 + 2, spec.dtype, output=("conv_out.weight", spec.output_gain))
     if "vae" in spec.parts:
-        made["vae"] = fill(AutoencoderKL(**vae_config(spec)), spec.seed * 10 + 3, spec.dtype)
+        made["vae"] = fill(uninitialised(lambda: AutoencoderKL(**vae_config(spec))), spec.seed * 10 + 3, spec.dtype)
     return made
+
+
+def uninitialised(make):
+    """A model without the minutes that default initialisation takes at full size; `fill` sets every value."""
+    with torch.device("meta"):
+        model = make()
+    return model.to_empty(device="cpu")
 
 
 def write(folder, spec, models, bpe):

@@ -43,7 +43,7 @@ def published_clip(name):
     return name if name.startswith(("vision_model.", "visual_projection.")) else f"vision_model.{name}"
 
 
-def vit(width=48, depth=4, heads=3, patch=8, size=32, ratio=2.5, seed=13):
+def vit(width=36, depth=4, heads=3, patch=8, size=32, ratio=2.5, seed=13):
     """Class-token features after every block, before the last norm, and the normed class token at the end."""
     theirs = fill(timm.models.vision_transformer.VisionTransformer(
         img_size=size, patch_size=patch, embed_dim=width, depth=depth, num_heads=heads, mlp_ratio=ratio, num_classes=0), seed)
