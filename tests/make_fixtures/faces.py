@@ -12,7 +12,7 @@ import json
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from common import FIXTURES, save, write_json
 from originals import FacenetPytorch, Originals
@@ -55,13 +55,14 @@ def pictures():
         "astronaut_tight": ({"file": "assets/photos/astronaut.png", "crop": TIGHT}, astronaut[b:d, a:c].copy()),
         "astronaut_jpeg": ({"file": "tests/fixtures/photos/astronaut_q50.jpg"}, chain.load(FIXTURES / "photos/astronaut_q50.jpg")),
         "astronaut_far": ({"file": "tests/fixtures/photos/astronaut_far.jpg"}, chain.load(FIXTURES / "photos/astronaut_far.jpg")),
+        "two_people": ({"file": "tests/fixtures/photos/two_people.jpg"}, chain.load(FIXTURES / "photos/two_people.jpg")),
         "grace_hopper": ({"file": "assets/photos/grace_hopper.jpg"}, chain.load(PHOTOS / "grace_hopper.jpg")),
         "coffee": ({"file": "assets/photos/coffee.png"}, chain.load(PHOTOS / "coffee.png")),
     }
 
 
 def write_variants():
-    """A poor JPEG of half the size, with an EXIF tag that says it is turned; and the astronaut far away in a grey room."""
+    """A poor JPEG of half the size, with an EXIF tag that says it is turned; the astronaut far away in a grey room; two people."""
     folder = FIXTURES / "photos"
     folder.mkdir(parents=True, exist_ok=True)
     astronaut = Image.open(PHOTOS / "astronaut.png").convert("RGB")
@@ -71,15 +72,20 @@ def write_variants():
     room = Image.new("RGB", (900, 600), (120, 124, 128))
     room.paste(astronaut.resize((180, 180), Image.BICUBIC), (640, 330))
     room.save(folder / "astronaut_far.jpg", quality=90)
+    two = Image.new("RGB", (460, 256), (90, 110, 90))
+    two.paste(astronaut.resize((256, 256), Image.BICUBIC), (0, 0))
+    two.paste(Image.open(PHOTOS / "grace_hopper.jpg").convert("RGB").resize((204, 239), Image.BICUBIC), (256, 10))
+    two.save(folder / "two_people.jpg", quality=85)
     for path in folder.iterdir():
         path.chmod(0o644)
 
 
 def describe(networks, mtcnn, image, how):
-    """Faces by the chain (with tiles only as a last resort) and by MTCNN."""
+    """Faces by the chain, with tiles only as a last resort (`faces`) and always (`everywhere`), and by MTCNN."""
     found = chain.faces(networks, image)
     return {**how, "width": image.shape[1], "height": image.shape[0], "found_in": where(networks, image),
-            "faces": [as_json(f, chain.embed(networks, image, f.points)) for f in found], "mtcnn": mtcnn_json(mtcnn, image)}
+            "faces": [as_json(f, chain.embed(networks, image, f.points)) for f in found],
+            "everywhere": [as_json(f) for f in chain.faces(networks, image, everywhere=True)], "mtcnn": mtcnn_json(mtcnn, image)}
 
 
 def where(networks, image):
