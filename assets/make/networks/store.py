@@ -11,7 +11,7 @@ def write(path, tensors, config):
     tensors = {name: np.ascontiguousarray(value, dtype=np.float16) for name, value in tensors.items()}
     for name, value in tensors.items():
         assert np.isfinite(value).all(), f"{name} leaves the range of float16"
-    save_file(tensors, path, metadata={"format": "dreamid-network", "config": json.dumps(config, sort_keys=True)})
+    save_file(tensors, path, metadata={"config": json.dumps(config, sort_keys=True)})  # one key: reproducible bytes
     Path(path).chmod(0o644)
 
 
