@@ -7,6 +7,7 @@
 pub mod device;
 mod dtype;
 mod error;
+pub mod exec;
 pub mod graph;
 pub mod ops;
 pub mod pipeline;

@@ -2,6 +2,8 @@
 
 mod builder;
 mod ir;
+mod plan;
 
 pub use builder::Builder;
 pub use ir::{Graph, Node, ParamSpec, Role, Value, ValueInfo, WeightLayout};
+pub use plan::{Place, Plan};

@@ -1,0 +1,105 @@
+//! Gives every parameter of a graph its bytes, converted and repacked once.
+
+use super::convert::{self, Values};
+use super::file::Bytes;
+use super::{Resolved, Source, Weights, WeightsReport, lock, random};
+use crate::device::cpu::{Cpu, Isa, PackSpec, Packed};
+use crate::graph::{Graph, ParamSpec, WeightLayout};
+use crate::ops::HostIn;
+use crate::{DType, Result, Tensor, Ty};
+use std::ops::Range;
+use std::sync::Arc;
+
+/// A parameter that is ready to be used.
+pub(crate) enum Bound {
+    /// Converted.
+    Owned(Tensor),
+    /// Already in the right type and order in the file.
+    Mapped { bytes: Arc<Bytes>, range: Range<usize> },
+    /// As an operation asked for it.
+    Packed(Packed),
+}
+
+/// What makes two parameters the same bytes in memory.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub(crate) struct BoundKey {
+    names: Vec<String>,
+    layout: WeightLayout,
+    dtype: DType,
+    pack: Option<(PackSpec, Isa)>,
+}
+
+impl Bound {
+    /// The parameter as an operation sees it.
+    pub(crate) fn host_in(&self, ty: Ty) -> HostIn<'_> {
+        match self {
+            Self::Owned(tensor) => HostIn { ty, data: tensor.bytes(), packed: None },
+            Self::Mapped { bytes, range } => HostIn { ty, data: &bytes.get()[range.clone()], packed: None },
+            Self::Packed(packed) => HostIn { ty, data: &[], packed: Some(packed) },
+        }
+    }
+}
+
+/// Binds all parameters of a graph; entries of other values are none. With no CPU, names and shapes are checked and nothing is loaded.
+pub(crate) fn bind(graph: &Graph, weights: &Weights, cpu: Option<&Cpu>) -> Result<Vec<Option<Arc<Bound>>>> {
+    let mut report = WeightsReport::new(weights.label());
+    let found: Vec<_> =
+        graph.params().filter_map(|(spec, value)| Some((spec, value, weights.resolve(spec, graph.ty(value), &mut report)?))).collect();
+    weights.conclude(report)?;
+    let mut bound: Vec<Option<Arc<Bound>>> = vec![None; graph.values().len()];
+    let Some(cpu) = cpu else { return Ok(bound) };
+    let packs = packings(graph);
+    for (spec, value, resolved) in found {
+        bound[value.index()] = Some(resolved.load(cpu, spec, graph.ty(value), packs[value.index()])?);
+    }
+    Ok(bound)
+}
+
+/// How each value is to be repacked: only if every use of it asks for the same.
+fn packings(graph: &Graph) -> Vec<Option<PackSpec>> {
+    let mut asked: Vec<Option<Option<PackSpec>>> = vec![None; graph.values().len()];
+    for node in graph.nodes() {
+        let types: Vec<Option<Ty>> = node.inputs.iter().map(|v| v.map(|v| graph.ty(v))).collect();
+        for (i, value) in node.inputs.iter().enumerate().filter_map(|(i, v)| v.map(|v| (i, v))) {
+            let pack = node.op.packing(i, &types);
+            let slot = &mut asked[value.index()];
+            *slot = Some(slot.map_or(pack, |known| known.filter(|k| Some(*k) == pack)));
+        }
+    }
+    asked.into_iter().map(Option::flatten).collect()
+}
+
+impl Resolved<'_> {
+    fn load(&self, cpu: &Cpu, spec: &ParamSpec, ty: Ty, pack: Option<PackSpec>) -> Result<Arc<Bound>> {
+        let key = BoundKey { names: self.names.clone(), layout: spec.layout, dtype: ty.dtype, pack: pack.map(|p| (p, cpu.isa())) };
+        if let Some(known) = lock(&self.store.bound).get(&key).and_then(std::sync::Weak::upgrade) {
+            return Ok(known);
+        }
+        let plain = self.plain(cpu, spec.layout, ty)?;
+        let bound = match pack {
+            None => plain,
+            Some(pack) => Bound::Packed(Packed::new(cpu, pack, ty.dtype, plain.host_in(ty).data)?),
+        };
+        let bound = Arc::new(bound);
+        lock(&self.store.bound).insert(key, Arc::downgrade(&bound));
+        Ok(bound)
+    }
+
+    fn plain(&self, cpu: &Cpu, layout: WeightLayout, ty: Ty) -> Result<Bound> {
+        if let Source::Random { seed } = &self.store.source {
+            let name = self.names.join("+");
+            let make = |start: usize, out: &mut [f32]| random::fill(*seed, &name, ty.shape, start, out);
+            return convert::parameter(cpu, &self.names[..1], WeightLayout::Plain, ty, &[Values::Made(&make)]).map(Bound::Owned);
+        }
+        if let [(file, info)] = self.tensors.as_slice() {
+            let bytes = file.bytes_of(info);
+            if convert::usable_in_place(layout, ty, info.dtype, bytes) {
+                convert::check_finite(cpu, &self.names[0], ty.dtype, bytes)?;
+                return Ok(Bound::Mapped { bytes: file.bytes.clone(), range: info.range.clone() });
+            }
+        }
+        let parts: Vec<Values<'_>> =
+            self.tensors.iter().map(|(file, info)| Values::Stored { dtype: info.dtype, bytes: file.bytes_of(info) }).collect();
+        convert::parameter(cpu, &self.names, layout, ty, &parts).map(Bound::Owned)
+    }
+}
