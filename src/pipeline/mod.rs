@@ -1,13 +1,13 @@
 //! From a photograph and a prompt to pictures.
 
+mod align;
 mod face_error;
-mod noise;
-mod prompt;
-mod sampler;
-mod tokenizer;
+mod photo;
+mod resize;
+mod similarity;
 
+pub use align::{align, reduce, warp};
 pub use face_error::FaceError;
-pub use noise::Noise;
-pub use prompt::{EncodedPrompt, PLACEHOLDER, encode_prompt};
-pub use sampler::{Schedule, Steps};
-pub use tokenizer::{Dialect, Token, Tokenizer, TokenizerFiles};
+pub use photo::{Image, MAX_PIXELS};
+pub use resize::{Filter, Sample, Square, resize, view};
+pub use similarity::{Point, Similarity, Template};
