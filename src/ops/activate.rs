@@ -1,7 +1,7 @@
 //! An activation on its own, where no other operation can carry it.
 
 use super::host::by_reference;
-use super::{Activation, Case, Cost, HostArray, HostIo, Ins, Op};
+use super::{Activation, Case, Cost, HostArray, HostIo, Ins, Op, Fill, each_dtype, filled, normal, vector};
 use crate::{DType, Result, Ty};
 
 /// `y = act(x)`.
@@ -42,6 +42,42 @@ impl Op for Activate {
     }
 
     fn cases() -> Vec<Case> {
-        vec![]
+        use Activation::{Gelu, LeakyRelu, None as Identity, PRelu, QuickGelu, Relu, Sigmoid, Silu};
+        each_dtype(|t| {
+            let mut cases: Vec<Case> = [Identity, Relu, Silu, Gelu, QuickGelu, LeakyRelu(0.1), Sigmoid]
+                .into_iter()
+                .map(|act| Case::new(format!("{act:?}"), Activate { act }, vec![filled(t, [3, 7, 41], Fill::Normal(3.0))]))
+                .collect();
+            cases.push(Case::new("PRelu", Activate { act: PRelu }, vec![normal(t, [2, 5, 5, 19]), vector(19)]));
+            for act in [Silu, Gelu, QuickGelu, Sigmoid] {
+                // far out both tails must be flat, not NaN
+                cases.push(Case::new(format!("{act:?} far out"), Activate { act }, vec![filled(t, [2, 111], Fill::Normal(200.0))]));
+                // near zero the error of a tail would drown in the scale of the others
+                cases.push(Case::new(format!("{act:?} tail"), Activate { act }, vec![filled(t, [2000], Fill::Uniform(-6.0, -3.0))]));
+            }
+            cases.push(Case::new("many", Activate { act: Gelu }, vec![normal(t, [50_003])]));
+            cases
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::AnyOp;
+    use super::super::rejects::{assert_rejects, f32, bf16, i32};
+    use super::*;
+
+    #[test]
+    fn bad_inputs_are_refused() {
+        let op = |act| AnyOp::from(Activate { act });
+        assert_rejects(vec![
+            (op(Activation::Relu), vec![], "input 0 (x) is missing"),
+            (op(Activation::Relu), vec![i32([2, 3])], "expected floating point"),
+            (op(Activation::PRelu), vec![f32([2, 3])], "slope goes with PReLU"),
+            (op(Activation::Relu), vec![f32([2, 3]), f32([3])], "slope goes with PReLU"),
+            (op(Activation::PRelu), vec![f32([2, 3]), f32([2])], "expected shape [3]"),
+            (op(Activation::PRelu), vec![bf16([2, 3]), bf16([3])], "expected f32"),
+            (op(Activation::PRelu), vec![f32([2, 3]), f32([3]), f32([3])], "at most 2 inputs"),
+        ]);
     }
 }

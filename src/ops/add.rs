@@ -1,8 +1,8 @@
 //! Sum of two values.
 
 use super::host::by_reference;
-use super::{Activation, Case, Cost, HostArray, HostIo, Ins, Op};
-use crate::{Result, Ty};
+use super::{Activation, Case, Cost, HostArray, HostIo, Ins, Op, each_dtype, normal};
+use crate::{Result, Shape, Ty};
 
 /// `y = act(a + b)`. Inputs and output of one type and shape.
 #[derive(Clone, Debug, PartialEq)]
@@ -36,6 +36,34 @@ impl Op for Add {
     }
 
     fn cases() -> Vec<Case> {
-        vec![]
+        each_dtype(|t| {
+            let case = |name: &str, act, shape: &[usize]| Case::new(name, Add { act }, vec![normal(t, Shape::new(shape)); 2]);
+            vec![
+                case("plain", Activation::None, &[2, 5, 7, 19]),
+                case("relu", Activation::Relu, &[3, 64]),
+                case("silu", Activation::Silu, &[1]),
+                case("many", Activation::None, &[3, 100, 101]),
+            ]
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::AnyOp;
+    use super::super::rejects::{assert_rejects, f32, bf16, i32};
+    use super::*;
+
+    #[test]
+    fn bad_inputs_are_refused() {
+        let op = |act| AnyOp::from(Add { act });
+        assert_rejects(vec![
+            (op(Activation::None), vec![f32([2])], "input 1 (b) is missing"),
+            (op(Activation::None), vec![f32([2]), f32([3])], "but b is"),
+            (op(Activation::None), vec![f32([2]), bf16([2])], "but b is"),
+            (op(Activation::None), vec![i32([2]); 2], "expected floating point"),
+            (op(Activation::PRelu), vec![f32([2]); 2], "PReLU is not an activation of sums"),
+            (op(Activation::None), vec![f32([2]); 3], "at most 2 inputs"),
+        ]);
     }
 }

@@ -1,8 +1,8 @@
 //! Scale and shift per channel: an inference-time batch normalisation.
 
 use super::host::by_reference;
-use super::{Activation, Case, Cost, HostArray, HostIo, Ins, Op};
-use crate::{DType, Result, Ty};
+use super::{Activation, Case, Cost, HostArray, HostIo, Ins, Op, Fill, each_dtype, filled, normal, vector};
+use crate::{DType, Result, Shape, Ty};
 
 /// `y = act((x − mean) / √(variance + eps) · weight + bias)` with stored statistics.
 ///
@@ -55,6 +55,49 @@ impl Op for Affine {
     }
 
     fn cases() -> Vec<Case> {
-        vec![]
+        each_dtype(|t| {
+            let case = |name: &str, act, shape: &[usize]| {
+                let c = shape[shape.len() - 1];
+                let variance = filled(DType::F32, [c], Fill::Uniform(0.1, 2.0));
+                let mut inputs = vec![normal(t, Shape::new(shape)), vector(c), variance, vector(c), vector(c)];
+                if act == Activation::PRelu {
+                    inputs.push(vector(c));
+                }
+                Case::new(name, Affine { eps: 1e-3, act }, inputs)
+            };
+            vec![
+                case("plain", Activation::None, &[2, 5, 7, 19]),
+                case("prelu", Activation::PRelu, &[1, 9, 9, 64]),
+                case("relu", Activation::Relu, &[4, 3]),
+                case("vector", Activation::None, &[130]),
+                case("many rows", Activation::Silu, &[1, 70, 70, 10]),
+            ]
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::AnyOp;
+    use super::super::rejects::{assert_rejects, f32, bf16};
+    use super::*;
+
+    #[test]
+    fn bad_inputs_are_refused() {
+        let op = |act| AnyOp::from(Affine { eps: 1e-5, act });
+        let with = |bad: usize, ty| {
+            let mut ins = vec![f32([2, 3]), f32([3]), f32([3]), f32([3]), f32([3])];
+            ins[bad] = ty;
+            ins
+        };
+        assert_rejects(vec![
+            (op(Activation::None), with(0, None), "input 0 (x) is missing"),
+            (op(Activation::None), with(2, None), "(variance) is missing"),
+            (op(Activation::None), with(3, f32([2])), "weight is f32[2], expected shape [3]"),
+            (op(Activation::None), with(4, bf16([3])), "bias is bf16[3], expected f32"),
+            (op(Activation::PRelu), with(1, f32([3])), "slope goes with PReLU"),
+            (op(Activation::None), vec![f32([3]); 6], "slope goes with PReLU"),
+            (op(Activation::PRelu), vec![f32([3]); 7], "at most 6 inputs"),
+        ]);
     }
 }

@@ -1,7 +1,7 @@
 //! Multi-head scaled dot-product attention that never holds the score matrix.
 
 use super::host::by_reference;
-use super::{Case, Cost, HostArray, HostIo, Ins, Op};
+use super::{Case, Cost, HostArray, HostIo, Ins, Op, Fill, each_dtype, filled, normal};
 use crate::{Result, Ty};
 
 /// `softmax(q · kᵀ / √head_dim) · v` for each head.
@@ -69,7 +69,6 @@ impl Op for Attention {
             let ty = ins.float(i, "k, v")?;
             let fits = ty.dtype == q.dtype && ty.shape.len() == 3 && ty.shape[0] == q.shape[0] && ty.shape[2] == width;
             ins.ensure(fits, || format!("k, v is {ty}, expected {}[{},T,{width}]", q.dtype, q.shape[0]))?;
-            ins.ensure(ty.shape[1] > 0, || "there are no keys".into())?;
         }
         if self.packing == Heads::Separate {
             let (k, v) = (ins.get(1, "k")?, ins.get(2, "v")?);
@@ -125,6 +124,67 @@ impl Op for Attention {
     }
 
     fn cases() -> Vec<Case> {
-        vec![]
+        let separate = |heads, causal| Attention { heads, causal, packing: Heads::Separate };
+        each_dtype(|t| {
+            // name, batch, queries, keys, heads, head_dim, causal
+            let shapes = [
+                ("self 64", [2, 128, 128, 2, 64], false),
+                ("text", [2, 77, 77, 3, 64], true),
+                ("cross", [1, 200, 77, 2, 64], false),
+                ("one key", [2, 3, 1, 2, 8], false),
+                ("one query", [1, 1, 130, 2, 16], false),
+                ("head_dim 40", [1, 70, 70, 2, 40], false),
+                ("head_dim 80", [1, 33, 50, 2, 80], false),
+                ("head_dim 160", [1, 20, 101, 1, 160], false),
+                ("head_dim 512", [1, 65, 65, 1, 512], false),
+                ("odd head_dim", [1, 35, 37, 3, 7], false),
+                ("head_dim 1", [1, 5, 6, 2, 1], false),
+                ("many keys", [1, 10, 700, 1, 64], false),
+                ("causal over blocks", [1, 300, 300, 1, 32], true),
+            ];
+            let mut cases: Vec<Case> = shapes
+                .into_iter()
+                .map(|(name, [b, s, k, h, d], causal)| {
+                    Case::new(name, separate(h, causal), vec![normal(t, [b, s, h * d]), normal(t, [b, k, h * d]), normal(t, [b, k, h * d])])
+                })
+                .collect();
+            let packed = |packing| Attention { heads: 2, causal: false, packing };
+            cases.push(Case::new("packed kv", packed(Heads::PackedKv), vec![normal(t, [2, 50, 48]), normal(t, [2, 77, 96])]));
+            cases.push(Case::new("packed qkv", packed(Heads::PackedQkv), vec![normal(t, [2, 50, 144])]));
+            let causal = Attention { heads: 3, causal: true, packing: Heads::PackedQkv };
+            cases.push(Case::new("packed qkv causal", causal, vec![normal(t, [1, 61, 3 * 3 * 10])]));
+            // scores of several hundred: the softmax must not overflow
+            let large = filled(t, [1, 64, 128], Fill::Normal(8.0));
+            cases.push(Case::new("large scores", separate(2, false), vec![large, large, normal(t, [1, 64, 128])]));
+            cases
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::AnyOp;
+    use super::super::rejects::{assert_rejects, f32, bf16, i32};
+    use super::*;
+
+    #[test]
+    fn bad_inputs_are_refused() {
+        let op = |heads, causal, packing| AnyOp::from(Attention { heads, causal, packing });
+        let plain = op(2, false, Heads::Separate);
+        assert_rejects(vec![
+            (plain.clone(), vec![], "input 0 (q) is missing"),
+            (plain.clone(), vec![i32([1, 4, 8]); 3], "expected floating point"),
+            (plain.clone(), vec![f32([4, 8]); 3], "expected [B,S,C]"),
+            (op(3, false, Heads::Separate), vec![f32([1, 4, 8]); 3], "do not split into 3 heads"),
+            (op(0, false, Heads::Separate), vec![f32([1, 4, 8]); 3], "do not split into 0 heads"),
+            (plain.clone(), vec![f32([1, 4, 8]), bf16([1, 4, 8]), bf16([1, 4, 8])], "expected f32[1,T,8]"),
+            (plain.clone(), vec![f32([1, 4, 8]), f32([2, 4, 8]), f32([2, 4, 8])], "expected f32[1,T,8]"),
+            (plain.clone(), vec![f32([1, 4, 8]), f32([1, 5, 8]), f32([1, 6, 8])], "but v is"),
+            (plain.clone(), vec![f32([1, 4, 8]), f32([1, 0, 8]), f32([1, 0, 8])], "has no elements"),
+            (plain, vec![f32([1, 4, 8]); 4], "at most 3 inputs"),
+            (op(2, false, Heads::PackedKv), vec![f32([1, 4, 8]), f32([1, 4, 8])], "expected f32[1,T,16]"),
+            (op(2, false, Heads::PackedQkv), vec![f32([1, 4, 8])], "not a multiple of 3"),
+            (op(2, true, Heads::Separate), vec![f32([1, 4, 8]), f32([1, 5, 8]), f32([1, 5, 8])], "4 queries over 5 keys"),
+        ]);
     }
 }

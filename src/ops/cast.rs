@@ -1,7 +1,7 @@
 //! Conversion between storage types.
 
 use super::host::by_reference;
-use super::{Case, Cost, HostArray, HostIo, Ins, Op};
+use super::{Case, Cost, HostArray, HostIo, Ins, Op, Fill, filled, normal};
 use crate::{DType, Result, Ty};
 
 /// The same values in another floating-point type, rounded to nearest even.
@@ -35,6 +35,34 @@ impl Op for Cast {
     }
 
     fn cases() -> Vec<Case> {
-        vec![]
+        use DType::{Bf16, F16, F32};
+        let pairs = [(F32, Bf16), (Bf16, F32), (F16, F32), (F16, Bf16), (F32, F32), (Bf16, Bf16)];
+        let case = |(from, to): (DType, DType), name: &str, x| Case::new(format!("{from} to {to}, {name}"), Cast { dtype: to }, vec![x]);
+        let sizes = |pair: (DType, DType)| {
+            [
+                case(pair, "small", normal(pair.0, [3, 7])),
+                case(pair, "many", normal(pair.0, [2, 33, 501])),
+                case(pair, "wide range", filled(pair.0, [1000], Fill::Normal(1e4))),
+            ]
+        };
+        pairs.into_iter().flat_map(sizes).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::AnyOp;
+    use super::super::rejects::{assert_rejects, f32, i32};
+    use super::*;
+
+    #[test]
+    fn bad_inputs_are_refused() {
+        let op = |dtype| AnyOp::from(Cast { dtype });
+        assert_rejects(vec![
+            (op(DType::F32), vec![], "input 0 (x) is missing"),
+            (op(DType::F32), vec![i32([2])], "expected floating point"),
+            (op(DType::I32), vec![f32([2])], "cannot cast f32[2] to i32"),
+            (op(DType::F32), vec![f32([2]); 2], "at most 1 inputs"),
+        ]);
     }
 }

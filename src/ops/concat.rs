@@ -1,7 +1,7 @@
 //! Values side by side along the last axis: the UNet's skip connections.
 
 use super::host::by_reference;
-use super::{Case, Cost, HostArray, HostIo, Ins, Op};
+use super::{Case, Cost, HostArray, HostIo, Ins, Op, each_dtype, normal};
 use crate::{Result, Ty};
 
 /// `[a, b, ...]` along the last axis. All inputs agree in type and in every other axis.
@@ -47,6 +47,32 @@ impl Op for Concat {
     }
 
     fn cases() -> Vec<Case> {
-        vec![]
+        each_dtype(|t| {
+            vec![
+                Case::new("skip", Concat { count: 2 }, vec![normal(t, [2, 5, 3, 40]), normal(t, [2, 5, 3, 24])]),
+                Case::new("three odd", Concat { count: 3 }, vec![normal(t, [7, 1]), normal(t, [7, 3]), normal(t, [7, 5])]),
+                Case::new("one", Concat { count: 1 }, vec![normal(t, [2, 9])]),
+                Case::new("many rows", Concat { count: 2 }, vec![normal(t, [5000, 7]), normal(t, [5000, 2])]),
+            ]
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::AnyOp;
+    use super::super::rejects::{assert_rejects, f32, bf16};
+    use super::*;
+
+    #[test]
+    fn bad_inputs_are_refused() {
+        let op = |count| AnyOp::from(Concat { count });
+        assert_rejects(vec![
+            (op(0), vec![], "input 0 (input) is missing"),
+            (op(2), vec![f32([2, 3])], "input 1 (input) is missing"),
+            (op(2), vec![f32([2, 3]), f32([3, 3])], "does not stand beside"),
+            (op(2), vec![f32([2, 3]), bf16([2, 3])], "does not stand beside"),
+            (op(1), vec![f32([2, 3]), f32([2, 3])], "at most 1 inputs"),
+        ]);
     }
 }

@@ -1,7 +1,7 @@
 //! Classifier-free guidance and one deterministic DDIM update.
 
 use super::host::by_reference;
-use super::{Case, Cost, HostArray, HostIo, Ins, Op};
+use super::{Case, Cost, HostArray, HostIo, Ins, Op, Fill, each_dtype, filled, normal};
 use crate::{DType, Result, Ty};
 
 /// `e = e_u + g (e_c − e_u)`, `x0 = (x − √(1−ā) e) / √ā`, `y = √ā′ x0 + √(1−ā′) e` (Song et al. 2020, eta 0).
@@ -54,6 +54,38 @@ impl Op for DdimStep {
     }
 
     fn cases() -> Vec<Case> {
-        vec![]
+        each_dtype(|t| {
+            let f32 = DType::F32;
+            let coefficients = filled(f32, [1, 4], Fill::Uniform(0.1, 1.0));
+            let guidance = filled(f32, [1], Fill::Uniform(7.5, 7.5));
+            vec![
+                Case::new("guided", DdimStep, vec![normal(f32, [1, 8, 8, 4]), normal(t, [2, 8, 8, 4]), coefficients, guidance]),
+                Case::new("guided batch", DdimStep, vec![normal(f32, [3, 5, 7, 4]), normal(t, [6, 5, 7, 4]), coefficients, guidance]),
+                Case::new("unguided", DdimStep, vec![normal(f32, [2, 5, 5, 4]), normal(t, [2, 5, 5, 4]), coefficients]),
+            ]
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::AnyOp;
+    use super::super::rejects::{assert_rejects, f32, bf16};
+    use super::*;
+
+    #[test]
+    fn bad_inputs_are_refused() {
+        let op = AnyOp::from(DdimStep);
+        let (x, c, g) = (f32([2, 8]), f32([1, 4]), f32([1]));
+        assert_rejects(vec![
+            (op.clone(), vec![], "input 0 (latents) is missing"),
+            (op.clone(), vec![x, f32([4, 8]), None, g], "(coefficients) is missing"),
+            (op.clone(), vec![x, f32([4, 8]), f32([4]), g], "expected shape [1,4]"),
+            (op.clone(), vec![bf16([2, 8]), f32([4, 8]), c, g], "latents is bf16[2,8], expected f32"),
+            (op.clone(), vec![x, f32([4, 8]), c, f32([2])], "expected shape [1]"),
+            (op.clone(), vec![x, f32([2, 8]), c, g], "expected 2 times the batch"),
+            (op.clone(), vec![x, f32([4, 8]), c], "expected 1 times the batch"),
+            (op, vec![x, f32([4, 8]), c, g, g], "at most 4 inputs"),
+        ]);
     }
 }

@@ -1,7 +1,7 @@
 //! Token embedding with pseudo-word slots.
 
 use super::host::by_reference;
-use super::{Case, Cost, HostArray, HostIo, Ins, Op};
+use super::{Case, Cost, HostArray, HostIo, Ins, Op, Fill, each_dtype, filled, normal};
 use crate::{DType, Result, Ty};
 
 /// Row `ids[b,t]` of the table, replaced by `embeds[b,i]` where `t = slots[b,i]`, plus row `t` of the position table.
@@ -68,6 +68,51 @@ impl Op for Embedding {
     }
 
     fn cases() -> Vec<Case> {
-        vec![]
+        each_dtype(|t| {
+            let ids = |b, n, low, high| filled(DType::I32, [b, n], Fill::Uniform(low, high));
+            let tables = [normal(t, [50, 24]), normal(t, [77, 24])];
+            let slots = |b, low| filled(DType::I32, [b, 2], Fill::Uniform(low, 9.0));
+            let words = |b| normal(DType::F32, [b, 2, 24]);
+            vec![
+                Case::new("words", Embedding, vec![ids(2, 77, 0.0, 50.0), tables[0], tables[1]]),
+                Case::new("shorter than the positions", Embedding, vec![ids(1, 5, 0.0, 50.0), tables[0], tables[1]]),
+                Case::new("pseudo-words", Embedding, vec![ids(3, 9, 0.0, 50.0), tables[0], tables[1], slots(3, 0.0), words(3)]),
+                Case::new("unused slots", Embedding, vec![ids(6, 9, 0.0, 50.0), tables[0], tables[1], slots(6, -9.0), words(6)]),
+                Case::new("ids outside the table", Embedding, vec![ids(2, 20, -20.0, 90.0), tables[0], tables[1]]),
+            ]
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::AnyOp;
+    use super::super::rejects::{assert_rejects, f32, bf16, i32};
+    use super::*;
+
+    #[test]
+    fn bad_inputs_are_refused() {
+        let op = AnyOp::from(Embedding);
+        let with = |bad: usize, ty| {
+            let mut ins = vec![i32([2, 5]), f32([50, 8]), f32([77, 8]), i32([2, 3]), f32([2, 3, 8])];
+            ins[bad] = ty;
+            ins
+        };
+        assert_rejects(vec![
+            (op.clone(), with(0, None), "input 0 (ids) is missing"),
+            (op.clone(), with(0, f32([2, 5])), "ids is f32[2,5], expected i32"),
+            (op.clone(), with(0, i32([5])), "expected [B,T]"),
+            (op.clone(), with(1, f32([50])), "expected [V,C]"),
+            (op.clone(), with(1, i32([50, 8])), "expected floating point"),
+            (op.clone(), with(2, f32([4, 8])), "expected at least f32[5,8]"),
+            (op.clone(), with(2, bf16([77, 8])), "expected at least f32[5,8]"),
+            (op.clone(), with(3, None), "slots and embeds go together"),
+            (op.clone(), with(4, None), "slots and embeds go together"),
+            (op.clone(), with(3, i32([1, 3])), "expected [2,k]"),
+            (op.clone(), with(3, f32([2, 3])), "slots is f32[2,3], expected i32"),
+            (op.clone(), with(4, f32([2, 2, 8])), "expected shape [2,3,8]"),
+            (op.clone(), with(4, bf16([2, 3, 8])), "embeds is bf16[2,3,8], expected f32"),
+            (op, [with(0, i32([2, 5])), vec![None]].concat(), "at most 5 inputs"),
+        ]);
     }
 }

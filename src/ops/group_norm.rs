@@ -1,7 +1,7 @@
 //! Group normalisation of channels-last values, with an optional SiLU.
 
 use super::host::by_reference;
-use super::{Case, Cost, HostArray, HostIo, Ins, Op};
+use super::{Case, Cost, HostArray, HostIo, Ins, Op, CaseInput, Fill, each_dtype, filled, normal, vector};
 use crate::{DType, Result, Ty};
 
 /// `y = silu?((x − mean) / √(variance + eps) · weight + bias)`, statistics over each image and group of channels.
@@ -67,6 +67,49 @@ impl Op for GroupNorm {
     }
 
     fn cases() -> Vec<Case> {
-        vec![]
+        let norm = |groups, silu| GroupNorm { groups, eps: 1e-5, silu };
+        each_dtype(|t| {
+            let case = |name: &str, op, x: Option<CaseInput>| {
+                let c = x.map_or(1, |x| x.ty.shape.last_axis());
+                Case::new(name, op, vec![x, vector(c), vector(c)])
+            };
+            vec![
+                case("unet", norm(32, true), normal(t, [2, 9, 7, 320])),
+                case("tokens", norm(32, false), normal(t, [2, 63, 64])),
+                case("one channel in a group", norm(32, false), normal(t, [1, 5, 5, 32])),
+                case("one group", norm(1, true), normal(t, [3, 4, 5, 24])),
+                case("odd", norm(3, true), normal(t, [2, 7, 3, 15])),
+                case("one pixel", norm(4, false), normal(t, [2, 1, 1, 64])),
+                case("vectors", norm(2, true), normal(t, [3, 8])),
+                case("many rows", norm(8, true), normal(t, [1, 61, 53, 48])),
+                // values far from zero: a sum of squares would lose the variance
+                case("far from zero", norm(4, false), filled(t, [2, 30, 20, 16], Fill::Uniform(99.0, 101.0))),
+                case("constant", norm(4, true), filled(t, [1, 10, 10, 16], Fill::Uniform(3.0, 3.0))),
+            ]
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::AnyOp;
+    use super::super::rejects::{assert_rejects, f32, bf16, i32};
+    use super::*;
+
+    #[test]
+    fn bad_inputs_are_refused() {
+        let op = |groups| AnyOp::from(GroupNorm { groups, eps: 1e-5, silu: false });
+        assert_rejects(vec![
+            (op(2), vec![], "input 0 (x) is missing"),
+            (op(2), vec![f32([8]), f32([8]), f32([8])], "expected [B,..,C]"),
+            (op(3), vec![f32([1, 4, 8]), f32([8]), f32([8])], "8 channels do not split into 3 groups"),
+            (op(0), vec![f32([1, 4, 8]), f32([8]), f32([8])], "do not split into 0 groups"),
+            (op(2), vec![f32([1, 4, 8]), None, f32([8])], "(weight) is missing"),
+            (op(2), vec![f32([1, 4, 8]), f32([4]), f32([8])], "expected shape [8]"),
+            (op(2), vec![bf16([1, 4, 8]), f32([8]), bf16([8])], "bias is bf16[8], expected f32"),
+            (op(2), vec![f32([1, 4, 8]), f32([8]), f32([8]), f32([8])], "at most 3 inputs"),
+            (op(2), vec![i32([1, 4, 8]), f32([8]), f32([8])], "expected floating point"),
+            (op(2), vec![f32([0, 4, 8]), f32([8]), f32([8])], "has no elements"),
+        ]);
     }
 }

@@ -17,9 +17,11 @@ impl<'a> Ins<'a> {
         Self { op, types }
     }
 
-    /// Type of a required input.
+    /// Type of a required input; it must not be empty.
     pub fn get(&self, index: usize, name: &str) -> Result<Ty> {
-        self.opt(index).ok_or_else(|| self.error(format!("input {index} ({name}) is missing")))
+        let ty = self.opt(index).ok_or_else(|| self.error(format!("input {index} ({name}) is missing")))?;
+        self.ensure(ty.shape.elements() > 0, || format!("{name} is {ty}, which has no elements"))?;
+        Ok(ty)
     }
 
     /// Type of an optional input.

@@ -1,7 +1,7 @@
 //! Layer normalisation over the last axis.
 
 use super::host::by_reference;
-use super::{Case, Cost, HostArray, HostIo, Ins, Op};
+use super::{Case, Cost, HostArray, HostIo, Ins, Op, CaseInput, Fill, each_dtype, filled, normal, vector};
 use crate::{DType, Result, Ty};
 
 /// `y = (x − mean) / √(variance + eps) · weight + bias`, statistics over the last axis.
@@ -51,6 +51,42 @@ impl Op for LayerNorm {
     }
 
     fn cases() -> Vec<Case> {
-        vec![]
+        let op = LayerNorm { eps: 1e-5 };
+        each_dtype(|t| {
+            let case = |name: &str, x: Option<CaseInput>| {
+                let c = x.map_or(1, |x| x.ty.shape.last_axis());
+                Case::new(name, op.clone(), vec![x, vector(c), vector(c)])
+            };
+            vec![
+                case("text", normal(t, [2, 77, 64])),
+                case("unet", normal(t, [1, 40, 320])),
+                case("wide", normal(t, [3, 1280])),
+                case("odd", normal(t, [2, 3, 37])),
+                case("narrow", normal(t, [5, 3])),
+                case("one", normal(t, [4, 1])),
+                case("many rows", normal(t, [3000, 20])),
+                case("far from zero", filled(t, [9, 128], Fill::Uniform(99.0, 101.0))),
+            ]
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::AnyOp;
+    use super::super::rejects::{assert_rejects, f32, bf16};
+    use super::*;
+
+    #[test]
+    fn bad_inputs_are_refused() {
+        let op = AnyOp::from(LayerNorm { eps: 1e-5 });
+        assert_rejects(vec![
+            (op.clone(), vec![], "input 0 (x) is missing"),
+            (op.clone(), vec![f32([2, 8]), f32([8])], "(bias) is missing"),
+            (op.clone(), vec![f32([2, 8]), f32([4]), f32([8])], "weight is f32[4], expected shape [8]"),
+            (op.clone(), vec![f32([2, 8]), f32([8]), bf16([8])], "bias is bf16[8], expected f32"),
+            (op.clone(), vec![f32([2, 0]), f32([0]), f32([0])], "has no elements"),
+            (op, vec![f32([2, 8]), f32([8]), f32([8]), f32([8])], "at most 3 inputs"),
+        ]);
     }
 }

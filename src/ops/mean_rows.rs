@@ -1,7 +1,7 @@
 //! Mean over the middle axis: pooled image features.
 
 use super::host::by_reference;
-use super::{Case, Cost, HostArray, HostIo, Ins, Op};
+use super::{Case, Cost, HostArray, HostIo, Ins, Op, each_dtype, normal};
 use crate::{Result, Ty};
 
 /// `y[b,c] = mean over s of x[b,s,c]`. Input `[B,S,C]`, output `[B,C]` of x's type.
@@ -13,8 +13,7 @@ impl Op for MeanRows {
 
     fn infer(&self, ins: Ins<'_>) -> Result<Vec<Ty>> {
         let x = ins.float(0, "x")?;
-        let &[b, s, c] = &*x.shape else { return Err(ins.error(format!("x is {x}, expected [B,S,C]"))) };
-        ins.ensure(s > 0, || "there are no rows".into())?;
+        let &[b, _, c] = &*x.shape else { return Err(ins.error(format!("x is {x}, expected [B,S,C]"))) };
         ins.at_most(1)?;
         Ok(vec![Ty::new(x.dtype, [b, c])])
     }
@@ -36,6 +35,26 @@ impl Op for MeanRows {
     }
 
     fn cases() -> Vec<Case> {
-        vec![]
+        each_dtype(|t| {
+            let case = |name: &str, shape: [usize; 3]| Case::new(name, MeanRows, vec![normal(t, shape)]);
+            vec![case("patches", [2, 197, 40]), case("odd", [3, 5, 7]), case("one row", [2, 1, 33]), case("long", [1, 4096, 65])]
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::rejects::{assert_rejects, f32, i32};
+    use super::*;
+
+    #[test]
+    fn bad_inputs_are_refused() {
+        assert_rejects(vec![
+            (MeanRows.into(), vec![], "input 0 (x) is missing"),
+            (MeanRows.into(), vec![f32([4, 8])], "expected [B,S,C]"),
+            (MeanRows.into(), vec![f32([1, 0, 8])], "has no elements"),
+            (MeanRows.into(), vec![i32([1, 4, 8])], "expected floating point"),
+            (MeanRows.into(), vec![f32([1, 4, 8]); 2], "at most 1 inputs"),
+        ]);
     }
 }

@@ -6,6 +6,8 @@
 mod activation;
 mod cost;
 mod host;
+#[cfg(test)]
+mod rejects;
 
 pub use activation::Activation;
 pub use cost::Cost;
@@ -78,11 +80,11 @@ pub struct CaseInput {
 pub enum Fill {
     /// Normal values times a scale.
     Normal(f32),
-    /// Uniform values of a range.
+    /// Uniform values of a range; for integers rounded down.
     Uniform(f32, f32),
-    /// Integers from 0 up to, not including, a bound.
+    /// Whole numbers from 0 up to, not including, a bound.
     Index(u32),
-    /// Distinct integers counting up from 0.
+    /// Whole numbers counting up from 0.
     Counting,
 }
 
@@ -101,6 +103,17 @@ pub fn normal(dtype: crate::DType, shape: impl Into<crate::Shape>) -> Option<Cas
 /// An input with a chosen fill for a [`Case`].
 pub fn filled(dtype: crate::DType, shape: impl Into<crate::Shape>, fill: Fill) -> Option<CaseInput> {
     Some(CaseInput { ty: Ty::new(dtype, shape), fill })
+}
+
+/// An f32 parameter, such as a bias, for a [`Case`].
+pub fn vector(length: usize) -> Option<CaseInput> {
+    normal(crate::DType::F32, [length])
+}
+
+/// The same cases in each type that the CPU computes in.
+pub(crate) fn each_dtype(make: impl Fn(crate::DType) -> Vec<Case>) -> Vec<Case> {
+    let named = |dtype| make(dtype).into_iter().map(move |c| Case { name: format!("{} {dtype}", c.name), ..c });
+    [crate::DType::F32, crate::DType::Bf16].into_iter().flat_map(named).collect()
 }
 
 /// An error of the operation `O`; its place is added by the graph.

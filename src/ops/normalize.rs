@@ -1,7 +1,7 @@
 //! Vectors of unit length.
 
 use super::host::by_reference;
-use super::{Case, Cost, HostArray, HostIo, Ins, Op};
+use super::{Case, Cost, HostArray, HostIo, Ins, Op, Fill, each_dtype, filled, normal};
 use crate::{Result, Ty};
 
 /// `y = x / max(‖x‖, eps)` over the last axis.
@@ -38,6 +38,33 @@ impl Op for Normalize {
     }
 
     fn cases() -> Vec<Case> {
-        vec![]
+        each_dtype(|t| {
+            let case = |name: &str, x| Case::new(name, Normalize { eps: 1e-12 }, vec![x]);
+            vec![
+                case("identity vectors", normal(t, [3, 512])),
+                case("odd", normal(t, [2, 2, 37])),
+                case("one", normal(t, [5, 1])),
+                case("zero", filled(t, [2, 20], Fill::Uniform(0.0, 0.0))),
+                case("small", filled(t, [4, 100], Fill::Normal(1e-6))),
+            ]
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::AnyOp;
+    use super::super::rejects::{assert_rejects, f32, i32};
+    use super::*;
+
+    #[test]
+    fn bad_inputs_are_refused() {
+        let op = AnyOp::from(Normalize { eps: 1e-12 });
+        assert_rejects(vec![
+            (op.clone(), vec![], "input 0 (x) is missing"),
+            (op.clone(), vec![i32([2, 3])], "expected floating point"),
+            (op.clone(), vec![f32([2, 0])], "has no elements"),
+            (op, vec![f32([2, 3]); 2], "at most 1 inputs"),
+        ]);
     }
 }

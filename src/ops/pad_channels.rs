@@ -1,7 +1,7 @@
 //! Zero channels after the last one: how BlazeFace widens its shortcuts.
 
 use super::host::by_reference;
-use super::{Case, Cost, HostArray, HostIo, Ins, Op};
+use super::{Case, Cost, HostArray, HostIo, Ins, Op, each_dtype, normal};
 use crate::{Result, Ty};
 
 /// `x [..,C]` with zeros up to `channels` in the last axis.
@@ -37,6 +37,30 @@ impl Op for PadChannels {
     }
 
     fn cases() -> Vec<Case> {
-        vec![]
+        each_dtype(|t| {
+            vec![
+                Case::new("wider", PadChannels { channels: 42 }, vec![normal(t, [2, 5, 5, 28])]),
+                Case::new("as wide", PadChannels { channels: 5 }, vec![normal(t, [3, 5])]),
+                Case::new("many rows", PadChannels { channels: 9 }, vec![normal(t, [5000, 1])]),
+            ]
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::AnyOp;
+    use super::super::rejects::{assert_rejects, f32, i32};
+    use super::*;
+
+    #[test]
+    fn bad_inputs_are_refused() {
+        let op = AnyOp::from(PadChannels { channels: 4 });
+        assert_rejects(vec![
+            (op.clone(), vec![], "input 0 (x) is missing"),
+            (op.clone(), vec![f32([2, 5])], "more than 4 channels"),
+            (op.clone(), vec![i32([2, 3])], "expected floating point"),
+            (op, vec![f32([2, 3]); 2], "at most 1 inputs"),
+        ]);
     }
 }

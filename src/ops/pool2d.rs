@@ -1,7 +1,7 @@
 //! Pooling of channels-last images.
 
 use super::host::by_reference;
-use super::{Case, Cost, HostArray, HostIo, Ins, Op};
+use super::{Case, Cost, HostArray, HostIo, Ins, Op, each_dtype, normal};
 use crate::{Result, Ty};
 
 /// Largest or mean value of each window. Padding never counts: it is neither a maximum nor part of a mean.
@@ -76,6 +76,42 @@ impl Op for Pool2d {
     }
 
     fn cases() -> Vec<Case> {
-        vec![]
+        let pool = |kind, kernel, stride, padding| Pool2d { kind, kernel, stride, padding };
+        each_dtype(|t| {
+            let mut cases = Vec::new();
+            for kind in [Pooling::Max, Pooling::Mean] {
+                let mut case = |name: &str, op, shape: [usize; 4]| cases.push(Case::new(format!("{kind:?} {name}"), op, vec![normal(t, shape)]));
+                case("2x2", pool(kind, [2, 2], 2, [0; 4]), [2, 8, 6, 19]);
+                // as MTCNN pools: windows may hang over the lower right edge
+                case("3x3 over the edge", pool(kind, [3, 3], 2, [0, 0, 1, 1]), [1, 8, 8, 28]);
+                case("3x3 padded", pool(kind, [3, 3], 1, [1; 4]), [1, 5, 4, 3]);
+                case("whole image", pool(kind, [7, 5], 1, [0; 4]), [2, 7, 5, 33]);
+                case("larger images", pool(kind, [2, 2], 2, [0; 4]), [1, 64, 64, 32]);
+            }
+            cases
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::AnyOp;
+    use super::super::rejects::{assert_rejects, f32, i32};
+    use super::*;
+
+    #[test]
+    fn bad_inputs_are_refused() {
+        let op = |kernel, stride, padding| AnyOp::from(Pool2d { kind: Pooling::Max, kernel, stride, padding });
+        let plain = op([2, 2], 2, [0; 4]);
+        assert_rejects(vec![
+            (plain.clone(), vec![], "input 0 (x) is missing"),
+            (plain.clone(), vec![f32([4, 4, 3])], "expected [B,H,W,C]"),
+            (plain.clone(), vec![i32([1, 4, 4, 3])], "expected floating point"),
+            (plain.clone(), vec![f32([1, 1, 4, 3])], "larger than the padded image"),
+            (plain, vec![f32([1, 4, 4, 3]); 2], "at most 1 inputs"),
+            (op([0, 2], 2, [0; 4]), vec![f32([1, 4, 4, 3])], "must not be empty"),
+            (op([2, 2], 0, [0; 4]), vec![f32([1, 4, 4, 3])], "must not be empty"),
+            (op([2, 2], 1, [2, 0, 0, 0]), vec![f32([1, 4, 4, 3])], "windows without a pixel"),
+        ]);
     }
 }

@@ -1,7 +1,7 @@
 //! The class token before the patches, and positions on all of them.
 
 use super::host::by_reference;
-use super::{Case, Cost, HostArray, HostIo, Ins, Op};
+use super::{Case, Cost, HostArray, HostIo, Ins, Op, each_dtype, normal, vector};
 use crate::{DType, Result, Ty};
 
 /// `y[:,0] = class + positions[0]`, `y[:,1+p] = patches[:,p] + positions[1+p]`.
@@ -44,6 +44,31 @@ impl Op for PrependToken {
     }
 
     fn cases() -> Vec<Case> {
-        vec![]
+        each_dtype(|t| {
+            let case = |name: &str, [b, p, c]: [usize; 3]| {
+                Case::new(name, PrependToken, vec![normal(t, [b, p, c]), vector(c), normal(DType::F32, [p + 1, c])])
+            };
+            vec![case("patches", [2, 49, 40]), case("odd", [3, 1, 7]), case("larger", [2, 196, 192])]
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::AnyOp;
+    use super::super::rejects::{assert_rejects, f32, bf16};
+    use super::*;
+
+    #[test]
+    fn bad_inputs_are_refused() {
+        let op = AnyOp::from(PrependToken);
+        assert_rejects(vec![
+            (op.clone(), vec![f32([4, 8])], "expected [B,P,C]"),
+            (op.clone(), vec![f32([1, 4, 8]), f32([8])], "(positions) is missing"),
+            (op.clone(), vec![f32([1, 4, 8]), f32([4]), f32([5, 8])], "class is f32[4], expected shape [8]"),
+            (op.clone(), vec![f32([1, 4, 8]), f32([8]), f32([4, 8])], "positions is f32[4,8], expected shape [5,8]"),
+            (op.clone(), vec![bf16([1, 4, 8]), bf16([8]), f32([5, 8])], "class is bf16[8], expected f32"),
+            (op, vec![f32([1, 4, 8]), f32([8]), f32([5, 8]), f32([8])], "at most 3 inputs"),
+        ]);
     }
 }

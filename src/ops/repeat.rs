@@ -1,7 +1,7 @@
 //! A batch several times over: both halves of guidance from one latent.
 
 use super::host::by_reference;
-use super::{Case, Cost, HostArray, HostIo, Ins, Op};
+use super::{Case, Cost, HostArray, HostIo, Ins, Op, each_dtype, normal};
 use crate::{Result, Shape, Ty};
 
 /// `[x, x, ...]` along the first axis.
@@ -37,6 +37,31 @@ impl Op for Repeat {
     }
 
     fn cases() -> Vec<Case> {
-        vec![]
+        each_dtype(|t| {
+            vec![
+                Case::new("guidance", Repeat { times: 2 }, vec![normal(t, [1, 8, 8, 4])]),
+                Case::new("once", Repeat { times: 1 }, vec![normal(t, [3, 5])]),
+                Case::new("vector", Repeat { times: 5 }, vec![normal(t, [3])]),
+            ]
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::AnyOp;
+    use super::super::rejects::{assert_rejects, f32, i32};
+    use super::*;
+
+    #[test]
+    fn bad_inputs_are_refused() {
+        let op = |times| AnyOp::from(Repeat { times });
+        assert_rejects(vec![
+            (op(2), vec![], "input 0 (x) is missing"),
+            (op(0), vec![f32([2])], "repeated 0 times"),
+            (op(2), vec![f32([])], "repeated 2 times"),
+            (op(2), vec![i32([2])], "expected floating point"),
+            (op(2), vec![f32([2]); 2], "at most 1 inputs"),
+        ]);
     }
 }

@@ -41,3 +41,20 @@ impl Op for Reshape {
         vec![] // moves nothing; the plan's tests cover it
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::AnyOp;
+    use super::super::rejects::{assert_rejects, f32};
+    use super::*;
+
+    #[test]
+    fn bad_inputs_are_refused() {
+        let op = AnyOp::from(Reshape { shape: [2, 6].into() });
+        assert_rejects(vec![
+            (op.clone(), vec![], "input 0 (x) is missing"),
+            (op.clone(), vec![f32([2, 5])], "cannot view f32[2,5] as [2,6]"),
+            (op, vec![f32([12]); 2], "at most 1 inputs"),
+        ]);
+    }
+}

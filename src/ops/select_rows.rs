@@ -1,7 +1,7 @@
 //! Some rows of the middle axis: a class token, a slice of a sequence.
 
 use super::host::by_reference;
-use super::{Case, Cost, HostArray, HostIo, Ins, Op};
+use super::{Case, Cost, HostArray, HostIo, Ins, Op, each_dtype, normal};
 use crate::{Result, Ty};
 
 /// `y = x[:, start .. start + count, :]` of `x [B,S,C]`.
@@ -19,7 +19,8 @@ impl Op for SelectRows {
     fn infer(&self, ins: Ins<'_>) -> Result<Vec<Ty>> {
         let x = ins.float(0, "x")?;
         let &[b, s, c] = &*x.shape else { return Err(ins.error(format!("x is {x}, expected [B,S,C]"))) };
-        ins.ensure(self.count > 0 && self.start + self.count <= s, || format!("rows {}..{} of {x}", self.start, self.start + self.count))?;
+        let end = self.start.saturating_add(self.count);
+        ins.ensure(self.count > 0 && end <= s, || format!("rows {}..{end} of {x}", self.start))?;
         ins.at_most(1)?;
         Ok(vec![Ty::new(x.dtype, [b, self.count, c])])
     }
@@ -40,6 +41,32 @@ impl Op for SelectRows {
     }
 
     fn cases() -> Vec<Case> {
-        vec![]
+        each_dtype(|t| {
+            vec![
+                Case::new("class token", SelectRows { start: 0, count: 1 }, vec![normal(t, [3, 50, 24])]),
+                Case::new("slice", SelectRows { start: 5, count: 7 }, vec![normal(t, [2, 20, 9])]),
+                Case::new("all", SelectRows { start: 0, count: 4 }, vec![normal(t, [2, 4, 3])]),
+            ]
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::AnyOp;
+    use super::super::rejects::{assert_rejects, f32};
+    use super::*;
+
+    #[test]
+    fn bad_inputs_are_refused() {
+        let op = |start, count| AnyOp::from(SelectRows { start, count });
+        assert_rejects(vec![
+            (op(0, 1), vec![], "input 0 (x) is missing"),
+            (op(0, 1), vec![f32([4, 8])], "expected [B,S,C]"),
+            (op(0, 0), vec![f32([1, 4, 8])], "rows 0..0 of"),
+            (op(3, 2), vec![f32([1, 4, 8])], "rows 3..5 of"),
+            (op(usize::MAX, 2), vec![f32([1, 4, 8])], "of f32[1,4,8]"),
+            (op(0, 1), vec![f32([1, 4, 8]); 2], "at most 1 inputs"),
+        ]);
     }
 }

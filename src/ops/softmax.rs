@@ -1,7 +1,7 @@
 //! Softmax over the last axis: class probabilities. Attention has its own.
 
 use super::host::by_reference;
-use super::{Case, Cost, HostArray, HostIo, Ins, Op};
+use super::{Case, Cost, HostArray, HostIo, Ins, Op, Fill, each_dtype, filled, normal};
 use crate::{Result, Ty};
 
 /// `y = exp(x − max) / Σ exp(x − max)` over the last axis.
@@ -36,6 +36,32 @@ impl Op for Softmax {
     }
 
     fn cases() -> Vec<Case> {
-        vec![]
+        each_dtype(|t| {
+            let case = |name: &str, x| Case::new(name, Softmax, vec![x]);
+            vec![
+                case("two classes", normal(t, [7, 9, 2])),
+                case("many classes", normal(t, [5, 1000])),
+                case("odd", normal(t, [3, 37])),
+                case("one class", normal(t, [4, 1])),
+                case("many rows", normal(t, [5000, 6])),
+                case("large", filled(t, [6, 50], Fill::Normal(200.0))),
+            ]
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::rejects::{assert_rejects, f32, i32};
+    use super::*;
+
+    #[test]
+    fn bad_inputs_are_refused() {
+        assert_rejects(vec![
+            (Softmax.into(), vec![], "input 0 (x) is missing"),
+            (Softmax.into(), vec![i32([2, 3])], "expected floating point"),
+            (Softmax.into(), vec![f32([2, 0])], "has no elements"),
+            (Softmax.into(), vec![f32([2, 3]), f32([2, 3])], "at most 1 inputs"),
+        ]);
     }
 }

@@ -1,7 +1,7 @@
 //! One row of a table, chosen on the device: what varies from step to step.
 
 use super::host::by_reference;
-use super::{Case, Cost, HostArray, HostIo, Ins, Op};
+use super::{Case, Cost, HostArray, HostIo, Ins, Op, Fill, filled, normal};
 use crate::{DType, Result, Shape, Ty};
 
 /// `y[b] = table[index]` for each of `batch` rows.
@@ -48,6 +48,35 @@ impl Op for TableRow {
     }
 
     fn cases() -> Vec<Case> {
-        vec![]
+        let table = |shape: &[usize]| normal(DType::F32, Shape::new(shape));
+        let index = |low, high| filled(DType::I32, [1], Fill::Uniform(low, high));
+        vec![
+            Case::new("timesteps", TableRow { batch: 3 }, vec![table(&[30]), index(0.0, 30.0)]),
+            Case::new("coefficients", TableRow { batch: 1 }, vec![table(&[30, 4]), index(0.0, 30.0)]),
+            Case::new("past the end", TableRow { batch: 2 }, vec![table(&[5, 3]), index(5.0, 9.0)]),
+            Case::new("below zero", TableRow { batch: 2 }, vec![table(&[5, 3]), index(-9.0, -1.0)]),
+        ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::AnyOp;
+    use super::super::rejects::{assert_rejects, f32, bf16, i32};
+    use super::*;
+
+    #[test]
+    fn bad_inputs_are_refused() {
+        let op = |batch| AnyOp::from(TableRow { batch });
+        assert_rejects(vec![
+            (op(1), vec![], "input 0 (table) is missing"),
+            (op(1), vec![f32([5])], "(index) is missing"),
+            (op(1), vec![bf16([5]), i32([1])], "table is bf16[5], expected f32"),
+            (op(1), vec![f32([5]), f32([1])], "index is f32[1], expected i32"),
+            (op(1), vec![f32([5]), i32([2])], "expected shape [1]"),
+            (op(1), vec![f32([5, 2, 2]), i32([1])], "expected [N] or [N,M]"),
+            (op(0), vec![f32([5]), i32([1])], "the batch is empty"),
+            (op(1), vec![f32([5]), i32([1]), i32([1])], "at most 2 inputs"),
+        ]);
     }
 }

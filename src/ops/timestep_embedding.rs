@@ -1,7 +1,7 @@
 //! Sinusoidal embedding of the timestep.
 
 use super::host::by_reference;
-use super::{Case, Cost, HostArray, HostIo, Ins, Op};
+use super::{Case, Cost, HostArray, HostIo, Ins, Op, Fill, each_dtype, filled};
 use crate::{DType, Result, Ty};
 
 /// `[cos(t·f), sin(t·f)]` (or sine first) with `f_i = 10000^(−i / (dim/2 − shift))`.
@@ -27,6 +27,7 @@ impl Op for TimestepEmbedding {
         ins.dtype(0, "t", DType::F32)?;
         ins.ensure(t.shape.len() == 1, || format!("t is {t}, expected [B]"))?;
         ins.ensure(self.dim > 0 && self.dim % 2 == 0, || format!("the dimension {} is not even", self.dim))?;
+        ins.ensure(self.dtype.is_float(), || format!("{} is not a floating-point type", self.dtype))?;
         ins.at_most(1)?;
         Ok(vec![Ty::new(self.dtype, [t.shape[0], self.dim])])
     }
@@ -57,6 +58,33 @@ impl Op for TimestepEmbedding {
     }
 
     fn cases() -> Vec<Case> {
-        vec![]
+        each_dtype(|t| {
+            let times = filled(DType::F32, [7], Fill::Index(1000));
+            let case = |name: &str, dim, flip_sin_to_cos, freq_shift| {
+                Case::new(name, TimestepEmbedding { dim, flip_sin_to_cos, freq_shift, dtype: t }, vec![times])
+            };
+            vec![case("stable diffusion", 320, true, 0.0), case("sine first", 64, false, 1.0), case("small", 2, true, 0.0)]
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::AnyOp;
+    use super::super::rejects::{assert_rejects, f32, bf16};
+    use super::*;
+
+    #[test]
+    fn bad_inputs_are_refused() {
+        let op = |dim, dtype| AnyOp::from(TimestepEmbedding { dim, flip_sin_to_cos: true, freq_shift: 0.0, dtype });
+        assert_rejects(vec![
+            (op(4, DType::F32), vec![], "input 0 (t) is missing"),
+            (op(4, DType::F32), vec![bf16([2])], "t is bf16[2], expected f32"),
+            (op(4, DType::F32), vec![f32([2, 1])], "expected [B]"),
+            (op(5, DType::F32), vec![f32([2])], "dimension 5 is not even"),
+            (op(0, DType::F32), vec![f32([2])], "dimension 0 is not even"),
+            (op(4, DType::I32), vec![f32([2])], "i32 is not a floating-point type"),
+            (op(4, DType::F32), vec![f32([2]); 2], "at most 1 inputs"),
+        ]);
     }
 }

@@ -1,0 +1,6 @@
+//! What several test files share: inputs from fixed seeds, the one error bound, running one operation on the CPU.
+#![allow(dead_code)] // each test file uses its part of it
+
+pub(crate) mod bound;
+pub(crate) mod fill;
+pub(crate) mod host;
