@@ -9,6 +9,7 @@ mod dtype;
 mod error;
 pub mod exec;
 pub mod graph;
+pub mod models;
 pub mod ops;
 pub mod pipeline;
 mod shape;

@@ -187,6 +187,7 @@ ops! {
     reshape::Reshape,
     cast::Cast,
     repeat::Repeat,
+    scale::Scale,
     table_row::TableRow,
     ddim_step::DdimStep,
 }
