@@ -70,7 +70,9 @@ impl ClipTextConfig {
         json.class("model_type", &["clip_text_model"])?;
         let config: Self = json.read()?;
         let heads = config.num_attention_heads;
-        json.ensure(heads > 0 && config.hidden_size % heads == 0, || format!("hidden_size {} does not split into {heads} heads", config.hidden_size))?;
+        json.ensure(heads > 0 && config.hidden_size % heads == 0, || {
+            format!("hidden_size {} does not split into {heads} heads", config.hidden_size)
+        })?;
         Ok(config)
     }
 }

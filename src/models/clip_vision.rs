@@ -86,8 +86,12 @@ impl ClipVisionConfig {
         json.class("model_type", &["clip_vision_model"])?;
         let config: Self = json.read()?;
         let (heads, patch) = (config.num_attention_heads, config.patch_size);
-        json.ensure(heads > 0 && config.hidden_size % heads == 0, || format!("hidden_size {} does not split into {heads} heads", config.hidden_size))?;
-        json.ensure(patch > 0 && patch <= config.image_size, || format!("patch_size {patch} does not fit image_size {}", config.image_size))?;
+        json.ensure(heads > 0 && config.hidden_size % heads == 0, || {
+            format!("hidden_size {} does not split into {heads} heads", config.hidden_size)
+        })?;
+        json.ensure(patch > 0 && patch <= config.image_size, || {
+            format!("patch_size {patch} does not fit image_size {}", config.image_size)
+        })?;
         Ok(config)
     }
 

@@ -109,7 +109,9 @@ pub(crate) fn activation<'de, D: Deserializer<'de>>(source: D) -> Result<Activat
         "quick_gelu" => Ok(Activation::QuickGelu),
         "relu" => Ok(Activation::Relu),
         "silu" | "swish" => Ok(Activation::Silu),
-        other => Err(D::Error::custom(format!("hidden_act is \"{other}\", which is not supported; supported: gelu (exact), quick_gelu, relu, silu"))),
+        other => Err(D::Error::custom(format!(
+            "hidden_act is \"{other}\", which is not supported; supported: gelu (exact), quick_gelu, relu, silu"
+        ))),
     }
 }
 

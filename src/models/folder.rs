@@ -257,7 +257,9 @@ impl ModelFolder {
             return Err(Error::file(self.label(&file), format!("is missing: the model has no {component}")));
         }
         let weights = self.weights(component)?;
-        let text = weights.metadata("config").ok_or_else(|| Error::file(self.label(&file), "is missing, and the weights hold no `config` either"))?;
+        let text = weights
+            .metadata("config")
+            .ok_or_else(|| Error::file(self.label(&file), "is missing, and the weights hold no `config` either"))?;
         parse(&format!("in the metadata of {}", weights.label()), text)
     }
 
@@ -297,7 +299,8 @@ impl ModelFolder {
 
 /// Says what to do with what is not a diffusers folder.
 fn refuse_other_layouts(path: &Path) -> Result<()> {
-    let convert = "convert it to the diffusers folder layout (diffusers: StableDiffusionPipeline.from_single_file(...).save_pretrained(...))";
+    let convert =
+        "convert it to the diffusers folder layout (diffusers: StableDiffusionPipeline.from_single_file(...).save_pretrained(...))";
     if path.is_file() {
         return Err(Error::file(path, format!("is one file; a model here is a folder. If it is a Stable Diffusion checkpoint, {convert}")));
     }
@@ -325,10 +328,13 @@ fn check_index(file: &str, text: &str) -> Result<()> {
     let class = index.get("_class_name").and_then(Json::as_str).unwrap_or_default();
     let other_family = ["XL", "Diffusion3", "Upscale", "Cascade"].iter().any(|word| class.contains(word));
     if other_family || !(class.starts_with("StableDiffusion") || class.starts_with("DreamIdentity")) {
-        return Err(index.error(format!("_class_name is \"{class}\"; this engine runs StableDiffusionPipeline models of the 1.x and 2.x families")));
+        return Err(
+            index.error(format!("_class_name is \"{class}\"; this engine runs StableDiffusionPipeline models of the 1.x and 2.x families"))
+        );
     }
     for part in ["text_encoder_2", "transformer", "prior"] {
-        index.ensure(index.get(part).is_none(), || format!("`{part}` belongs to another family of models; use Stable Diffusion 2.1-base"))?;
+        index
+            .ensure(index.get(part).is_none(), || format!("`{part}` belongs to another family of models; use Stable Diffusion 2.1-base"))?;
     }
     Ok(())
 }

@@ -134,7 +134,10 @@ impl StepSize {
 /// Output: `next [n,h,w,4]` f32.
 pub fn ddim_step(config: &UnetConfig, dtype: DType, size: StepSize) -> Result<Graph> {
     if config.in_channels != config.out_channels {
-        let what = format!("the UNet takes {} channels and gives {}; plain sampling needs as many of both", config.in_channels, config.out_channels);
+        let what = format!(
+            "the UNet takes {} channels and gives {}; plain sampling needs as many of both",
+            config.in_channels, config.out_channels
+        );
         return Err(Error::config("unet/config.json", what));
     }
     let mut graph = Graph::new();

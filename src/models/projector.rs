@@ -37,7 +37,14 @@ fn default_slope() -> f32 {
 impl ProjectorConfig {
     /// Two words for SD 2.1 from five vectors of a ViT-B, as the paper has it.
     pub fn sd21() -> Self {
-        Self { words: 2, input_size: 5 * 768, hidden_size: 1024, output_size: 1024, layer_norm_eps: default_eps(), negative_slope: default_slope() }
+        Self {
+            words: 2,
+            input_size: 5 * 768,
+            hidden_size: 1024,
+            output_size: 1024,
+            layer_norm_eps: default_eps(),
+            negative_slope: default_slope(),
+        }
     }
 
     /// Reads the configuration of `file`.

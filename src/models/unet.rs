@@ -4,8 +4,8 @@
 //! as a [`Conditioning`]: computed inside, or made beforehand by [`context_keys_values`] and [`time_biases`], once instead of at every step.
 
 use super::blocks::{
-    Groups, concat, conv3, downsample, geglu, group_norm, layer_norm, linear, linear_act, linear_add, resnet, self_attention,
-    shaped_like, stacked, tokens, upsample,
+    Groups, concat, conv3, downsample, geglu, group_norm, layer_norm, linear, linear_act, linear_add, resnet, self_attention, shaped_like,
+    stacked, tokens, upsample,
 };
 use super::unet_config::{Level, Transformer, UnetConfig};
 use crate::graph::{Builder, Value};

@@ -121,11 +121,7 @@ pub(crate) struct Layout {
 impl UnetConfig {
     /// The UNet of Stable Diffusion 2.1.
     pub fn sd21() -> Self {
-        Self {
-            cross_attention_dim: 1024,
-            attention_head_dim: PerLevel::Each(vec![5, 10, 20, 20]),
-            ..Self::default()
-        }
+        Self { cross_attention_dim: 1024, attention_head_dim: PerLevel::Each(vec![5, 10, 20, 20]), ..Self::default() }
     }
 
     /// Reads the text of `file`. Options that would change the network and are not implemented are refused by name.
@@ -171,7 +167,8 @@ impl UnetConfig {
 
     pub(crate) fn layout(&self) -> Layout {
         let n = self.block_out_channels.len();
-        let (layers, heads, depth) = (self.expanded(&self.layers_per_block), self.expanded(self.heads()), self.expanded(&self.transformer_layers_per_block));
+        let (layers, heads, depth) =
+            (self.expanded(&self.layers_per_block), self.expanded(self.heads()), self.expanded(&self.transformer_layers_per_block));
         let level = |side: &str, i: usize, k: usize, resnets: usize, attends: bool| Level {
             path: format!("{side}_blocks.{i}"),
             channels: self.block_out_channels[k],
@@ -180,7 +177,8 @@ impl UnetConfig {
             resample: i + 1 < n,
         };
         let down = (0..n).map(|i| level("down", i, i, layers[i], self.down_block_types[i] == DownBlock::CrossAttention)).collect();
-        let up = (0..n).map(|i| level("up", i, n - 1 - i, layers[n - 1 - i] + 1, self.up_block_types[i] == UpBlock::CrossAttention)).collect();
+        let up =
+            (0..n).map(|i| level("up", i, n - 1 - i, layers[n - 1 - i] + 1, self.up_block_types[i] == UpBlock::CrossAttention)).collect();
         let middle = Level { path: "mid_block".into(), resample: false, ..level("mid", 0, n - 1, 2, true) };
         Layout { down, middle, up }
     }
@@ -202,18 +200,27 @@ impl UnetConfig {
         for (key, count) in counts {
             json.ensure(count == levels, || format!("{key} has {count} entries, block_out_channels {levels}"))?;
         }
-        let lists =
-            [("layers_per_block", &self.layers_per_block), ("attention_head_dim", self.heads()), ("transformer_layers_per_block", &self.transformer_layers_per_block)];
+        let lists = [
+            ("layers_per_block", &self.layers_per_block),
+            ("attention_head_dim", self.heads()),
+            ("transformer_layers_per_block", &self.transformer_layers_per_block),
+        ];
         for (key, list) in lists {
             let good = list.expand(levels).is_some_and(|l| l.iter().all(|&n| n > 0));
             json.ensure(good, || format!("{key} needs one number above zero, or one for each of {levels} levels"))?;
         }
         let groups = self.norm_num_groups;
         for (&channels, heads) in self.block_out_channels.iter().zip(self.expanded(self.heads())) {
-            json.ensure(groups > 0 && channels % groups == 0, || format!("{channels} channels do not split into norm_num_groups {groups}"))?;
-            json.ensure(channels % heads == 0, || format!("{channels} channels do not split into {heads} heads (attention_head_dim is their number)"))?;
+            json.ensure(groups > 0 && channels % groups == 0, || {
+                format!("{channels} channels do not split into norm_num_groups {groups}")
+            })?;
+            json.ensure(channels % heads == 0, || {
+                format!("{channels} channels do not split into {heads} heads (attention_head_dim is their number)")
+            })?;
         }
-        json.ensure(self.block_out_channels[0] % 2 == 0, || "the first of block_out_channels is odd: the timestep's waves come in pairs".into())?;
+        json.ensure(self.block_out_channels[0] % 2 == 0, || {
+            "the first of block_out_channels is odd: the timestep's waves come in pairs".into()
+        })?;
         json.ensure(self.downsample_padding <= 1, || format!("downsample_padding is {}; supported: 0 and 1", self.downsample_padding))
     }
 }
@@ -243,8 +250,17 @@ fn refused_options() -> Vec<(&'static str, Json)> {
     let mut all: Vec<_> = absent.into_iter().chain(absent_too).chain(last).map(|key| (key, Json::Null)).collect();
     let fixed = ["center_input_sample", "only_cross_attention", "dual_cross_attention", "class_embeddings_concat", "resnet_skip_time_act"];
     all.extend(fixed.map(|key| (key, json!(false))));
-    all.extend([("mid_block_scale_factor", json!(1)), ("resnet_out_scale_factor", json!(1)), ("conv_in_kernel", json!(3)), ("conv_out_kernel", json!(3))]);
-    all.extend([("resnet_time_scale_shift", json!("default")), ("time_embedding_type", json!("positional")), ("attention_type", json!("default"))]);
+    all.extend([
+        ("mid_block_scale_factor", json!(1)),
+        ("resnet_out_scale_factor", json!(1)),
+        ("conv_in_kernel", json!(3)),
+        ("conv_out_kernel", json!(3)),
+    ]);
+    all.extend([
+        ("resnet_time_scale_shift", json!("default")),
+        ("time_embedding_type", json!("positional")),
+        ("attention_type", json!("default")),
+    ]);
     all
 }
 
@@ -278,7 +294,8 @@ mod tests {
 
     #[test]
     fn absent_keys_mean_what_diffusers_means() {
-        let config = UnetConfig::from_json("x", r#"{"cross_attention_dim": 768, "class_embed_type": null, "mid_block_scale_factor": 1.0}"#).unwrap();
+        let config =
+            UnetConfig::from_json("x", r#"{"cross_attention_dim": 768, "class_embed_type": null, "mid_block_scale_factor": 1.0}"#).unwrap();
         assert_eq!(config, UnetConfig { cross_attention_dim: 768, ..UnetConfig::default() });
     }
 }

@@ -1,10 +1,12 @@
 //! The autoencoder between pictures and latents, under the names of diffusers' `AutoencoderKL`.
 
-use super::blocks::{Groups, conv1, conv3, downsample, group_norm, linear_add, resnet, self_attention, shaped_like, stacked, tokens, upsample};
+use super::blocks::{
+    Groups, conv1, conv3, downsample, group_norm, linear_add, resnet, self_attention, shaped_like, stacked, tokens, upsample,
+};
 use super::config::ConfigFile;
+use crate::Result;
 use crate::graph::{Builder, Value};
 use crate::ops::{Reshape, Scale, SelectRows};
-use crate::Result;
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
 
@@ -77,9 +79,13 @@ impl VaeConfig {
         }
         let groups = config.norm_num_groups;
         for channels in &config.block_out_channels {
-            json.ensure(groups > 0 && channels % groups == 0, || format!("{channels} channels do not split into norm_num_groups {groups}"))?;
+            json.ensure(groups > 0 && channels % groups == 0, || {
+                format!("{channels} channels do not split into norm_num_groups {groups}")
+            })?;
         }
-        json.ensure(config.scaling_factor.is_finite() && config.scaling_factor > 0.0, || format!("scaling_factor is {}", config.scaling_factor))?;
+        json.ensure(config.scaling_factor.is_finite() && config.scaling_factor > 0.0, || {
+            format!("scaling_factor is {}", config.scaling_factor)
+        })?;
         Ok(config)
     }
 

@@ -119,11 +119,18 @@ impl VitConfig {
         json.class("model_type", &["vit"])?;
         let config: Self = json.read()?;
         let (heads, patch, blocks) = (config.num_attention_heads, config.patch_size, config.num_hidden_layers);
-        json.ensure(heads > 0 && config.hidden_size % heads == 0, || format!("hidden_size {} does not split into {heads} heads", config.hidden_size))?;
-        json.ensure(patch > 0 && patch <= config.image_size, || format!("patch_size {patch} does not fit image_size {}", config.image_size))?;
-        let taps_fit = !config.tap_layers.is_empty() && config.tap_layers.is_sorted() && config.tap_layers.iter().all(|&t| (1..=blocks).contains(&t));
+        json.ensure(heads > 0 && config.hidden_size % heads == 0, || {
+            format!("hidden_size {} does not split into {heads} heads", config.hidden_size)
+        })?;
+        json.ensure(patch > 0 && patch <= config.image_size, || {
+            format!("patch_size {patch} does not fit image_size {}", config.image_size)
+        })?;
+        let taps_fit =
+            !config.tap_layers.is_empty() && config.tap_layers.is_sorted() && config.tap_layers.iter().all(|&t| (1..=blocks).contains(&t));
         json.ensure(taps_fit, || format!("tap_layers is {:?}; expected rising numbers from 1 to {blocks}", config.tap_layers))?;
-        json.ensure(config.class_token || config.tap_source == TapSource::Mean, || "without a class_token, tap_source must be \"mean\"".into())?;
+        json.ensure(config.class_token || config.tap_source == TapSource::Mean, || {
+            "without a class_token, tap_source must be \"mean\"".into()
+        })?;
         json.ensure(config.std.iter().all(|s| *s > 0.0), || format!("std is {:?}", config.std))?;
         Ok(config)
     }

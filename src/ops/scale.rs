@@ -65,7 +65,26 @@ impl Op for Scale {
             Case::new("latents", Self::by(1.0 / 0.182_15, DType::F32), vec![normal(DType::F32, [2, 3, 5, 4])]),
             Case::new("latents to bf16", Self::by(0.7, DType::Bf16), vec![normal(DType::F32, [1, 7])]),
             Case::new("clamp", Self::clamp(-0.5, 1.0, DType::F32), vec![normal(DType::F32, [33])]),
-            Case::new("picture from bf16", picture, vec![normal(DType::Bf16, [1, 4, 4, 3])]),
+            Case::new("picture from bf16", picture, vec![normal(DType::Bf16, [1, 64, 65, 3])]),
         ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::AnyOp;
+    use super::super::rejects::{assert_rejects, f32};
+    use super::*;
+
+    #[test]
+    fn bad_inputs_are_refused() {
+        let op = |range, dtype| AnyOp::from(Scale { factor: 1.0, offset: 0.0, range, dtype });
+        assert_rejects(vec![
+            (op([0.0, 1.0], DType::F32), vec![None], "input 0 (x) is missing"),
+            (op([0.0, 1.0], DType::I32), vec![f32([2])], "cannot store the result as i32"),
+            (op([1.0, 0.0], DType::F32), vec![f32([2])], "range [1.0, 0.0] is empty"),
+            (op([f32::NAN, 1.0], DType::F32), vec![f32([2])], "is empty"),
+            (op([0.0, 1.0], DType::F32), vec![f32([2]); 2], "at most 1 inputs"),
+        ]);
     }
 }
