@@ -8,6 +8,7 @@ pub mod device;
 mod dtype;
 mod error;
 pub mod exec;
+mod files;
 pub mod graph;
 pub mod models;
 pub mod ops;
