@@ -6,6 +6,7 @@
 
 pub mod device;
 mod dtype;
+pub mod embedded;
 mod error;
 pub mod exec;
 mod files;
