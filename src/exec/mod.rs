@@ -7,7 +7,7 @@ pub use profile::{OpTime, Profile};
 
 use crate::device::Device;
 use crate::device::cpu::Cpu;
-use crate::graph::{Graph, Node, Place, Plan, Value};
+use crate::graph::{Graph, Node, Place, Plan, Value, verify};
 use crate::ops::{HostIn, HostIo, HostOut};
 use crate::weights::{Bound, Weights, bind, not_finite};
 use crate::{DType, Error, Result, Tensor, Ty};
@@ -48,6 +48,7 @@ impl Executable {
             Device::Cpu(cpu) => Some(cpu.as_ref()),
             Device::Null => None,
         };
+        verify(&graph, &plan)?;
         let params = bind(&graph, weights, cpu)?;
         let mut buffers = HashMap::new();
         if cpu.is_some() {

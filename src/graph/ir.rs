@@ -164,6 +164,12 @@ impl Graph {
         Ok(())
     }
 
+    /// Number of weights in all parameters, each tensor of the checkpoint counted once.
+    pub fn parameter_count(&self) -> usize {
+        let mut seen = std::collections::HashSet::new();
+        self.params().filter(|(spec, _)| seen.insert(&spec.names)).map(|(_, v)| self.ty(v).shape.elements()).sum()
+    }
+
     /// Operations and compulsory bytes of one node.
     pub fn cost(&self, node: &Node) -> Cost {
         let types: Vec<Option<Ty>> = node.inputs.iter().map(|v| v.map(|v| self.ty(v))).collect();

@@ -1,9 +1,14 @@
 //! The static graph: built once per configuration, then run, lowered, planned, counted and printed.
 
 mod builder;
+pub mod dump;
 mod ir;
 mod plan;
+#[cfg(test)]
+mod plan_tests;
+mod verify;
 
 pub use builder::Builder;
 pub use ir::{Graph, Node, ParamSpec, Role, Value, ValueInfo, WeightLayout};
 pub use plan::{Place, Plan};
+pub use verify::verify;

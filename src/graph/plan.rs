@@ -58,6 +58,16 @@ impl Plan {
         self.temporaries
     }
 
+    /// Puts a value and its views elsewhere: to break a plan on purpose.
+    #[cfg(test)]
+    pub(super) fn move_to(&mut self, graph: &Graph, value: Value, place: Place) {
+        for (i, base) in bases(graph).into_iter().enumerate() {
+            if base == value {
+                self.places[i] = place;
+            }
+        }
+    }
+
     fn with(graph: &Graph, reuse: bool) -> Self {
         let bases = bases(graph);
         let mut spans = spans(graph, &bases);
@@ -82,7 +92,7 @@ impl Plan {
 }
 
 /// For every value the one whose memory it shares: itself, unless a chain of views leads to it.
-pub(super) fn bases(graph: &Graph) -> Vec<Value> {
+fn bases(graph: &Graph) -> Vec<Value> {
     let mut bases: Vec<Value> = (0..graph.values().len()).map(|i| Value(i as u32)).collect();
     for node in graph.nodes().iter().filter(|n| n.op.is_view()) {
         if let Some(Some(input)) = node.inputs.first() {
