@@ -1,9 +1,12 @@
 //! Convolution of channels-last images, with everything that usually follows it.
 
-use super::host::by_reference;
-use super::{Activation, Case, Cost, HostArray, HostIo, Ins, Op};
-use crate::device::cpu::PackSpec;
+use super::host::{Weights, unsupported};
+use super::{Activation, Case, Cost, HostArray, HostIo, Ins, Op, each_dtype, normal, vector};
+use crate::device::cpu::gather::Widens;
+use crate::device::cpu::simd::Elem;
+use crate::device::cpu::{Epilogue, PackSpec, Source, Windows, gemm};
 use crate::{DType, Result, Ty};
+use half::bf16;
 
 /// `y = act(conv(x) + bias + row_bias + residual)`.
 ///
@@ -93,11 +96,18 @@ impl Op for Conv2d {
     }
 
     fn cpu(&self, io: &mut HostIo<'_>) -> Result<()> {
-        by_reference(self, io)
+        match io.out_ty(0).dtype {
+            DType::F32 => self.run::<f32>(io),
+            DType::Bf16 => self.run::<bf16>(io),
+            other => Err(unsupported(other)),
+        }
     }
 
-    fn packing(&self, _input: usize, _ins: &[Option<Ty>]) -> Option<PackSpec> {
-        None
+    fn packing(&self, input: usize, ins: &[Option<Ty>]) -> Option<PackSpec> {
+        match ins {
+            [_, Some(w), ..] if input == 1 => Some(self.spec(w)),
+            _ => None,
+        }
     }
 
     fn cost(&self, ins: &[Option<Ty>], outs: &[Ty]) -> Cost {
@@ -106,7 +116,7 @@ impl Op for Conv2d {
     }
 
     fn cases() -> Vec<Case> {
-        vec![]
+        each_dtype(|t| [windows(t), groups(t), epilogues(t)].concat())
     }
 }
 
@@ -130,4 +140,116 @@ impl Conv2d {
         }
         sum
     }
+}
+
+impl Conv2d {
+    fn spec(&self, w: &Ty) -> PackSpec {
+        PackSpec::Conv { outputs: w.shape[0], taps: w.shape[1] * w.shape[2], inputs: w.shape[3], groups: self.groups }
+    }
+
+    fn run<T: Elem + Widens<T>>(&self, io: &mut HostIo<'_>) -> Result<()>
+    where
+        f32: Widens<T>,
+    {
+        let (x, w, out) = (io.input(0)?, io.input(1)?, io.out_ty(0).shape);
+        let weights = Weights::of(io.cpu, w, self.spec(&w.ty))?;
+        let epilogue = Epilogue {
+            bias: io.opt(2).map(|b| b.values()).transpose()?,
+            row_bias: io.opt(3).map(|b| b.values()).transpose()?,
+            rows_per_image: out[1] * out[2],
+            residual: io.opt(4).map(|r| r.values()).transpose()?,
+            residual_first: true,
+            act: self.act,
+            slope: io.opt(5).map(|s| s.values()).transpose()?,
+            gated: false,
+            channels: out[3],
+        };
+        let windows = Windows {
+            data: x.values::<T>()?,
+            stored: [x.ty.shape[1], x.ty.shape[2]],
+            size: self.input_size(&x.ty),
+            channels: x.ty.shape[3],
+            output: [out[1], out[2]],
+            kernel: [w.ty.shape[1], w.ty.shape[2]],
+            stride: self.stride,
+            padding: [self.padding[0], self.padding[1]],
+        };
+        gemm(io.cpu, &self.source(windows), &weights, &epilogue, io.outs[0].values()?)
+    }
+
+    /// A 1x1 convolution of every pixel is a product of the image's rows.
+    fn source<'a, T>(&self, windows: Windows<'a, T>) -> Source<'a, T> {
+        let plain = windows.kernel == [1, 1] && self.stride == 1 && self.padding == [0; 4] && self.groups == 1;
+        if plain && windows.size == windows.stored {
+            return Source::Rows { data: windows.data, k: windows.channels };
+        }
+        Source::Windows(windows)
+    }
+}
+
+impl Conv2d {
+    /// A case without anything that follows the convolution.
+    fn case(self, name: &str, t: DType, x: [usize; 4], w: [usize; 4]) -> Case {
+        Case::new(name, self, vec![normal(t, x), normal(t, w)])
+    }
+}
+
+/// Kernels, strides, paddings and resizes.
+fn windows(t: DType) -> Vec<Case> {
+    let strided = |stride, padding| Conv2d { stride, padding, ..Conv2d::same(0) };
+    let resized = |padding, size| Conv2d { resize: Some(size), ..Conv2d::same(padding) };
+    vec![
+        Conv2d::same(1).case("3x3", t, [2, 7, 9, 18], [20, 3, 3, 18]),
+        Conv2d::same(1).case("3x3, several slices", t, [1, 4, 5, 130], [33, 3, 3, 130]),
+        Conv2d::same(1).case("3x3, several blocks of rows", t, [2, 15, 17, 5], [8, 3, 3, 5]),
+        Conv2d::same(1).case("pixels", t, [1, 9, 8, 3], [35, 3, 3, 3]),
+        Conv2d::same(1).case("latents", t, [2, 5, 6, 4], [40, 3, 3, 4]),
+        Conv2d::same(0).case("1x1", t, [2, 5, 6, 33], [17, 1, 1, 33]),
+        strided(2, [0; 4]).case("1x1 stride 2", t, [1, 7, 6, 9], [5, 1, 1, 9]),
+        strided(2, [0, 0, 1, 1]).case("downsampling, padded below and right", t, [1, 8, 6, 12], [12, 3, 3, 12]),
+        strided(2, [1; 4]).case("downsampling, padded all around", t, [2, 7, 8, 12], [12, 3, 3, 12]),
+        strided(8, [0; 4]).case("patches", t, [1, 24, 16, 3], [20, 8, 8, 3]),
+        strided(3, [3, 1, 0, 2]).case("uneven", t, [1, 9, 11, 6], [7, 4, 3, 6]),
+        Conv2d::same(0).case("1x3", t, [1, 4, 9, 10], [6, 1, 3, 10]),
+        Conv2d::same(0).case("whole image", t, [2, 5, 5, 16], [9, 5, 5, 16]),
+        strided(1, [6; 4]).case("more padding than image", t, [1, 2, 3, 4], [5, 3, 3, 4]),
+        resized(1, [10, 12]).case("upsampling", t, [2, 5, 6, 8], [9, 3, 3, 8]),
+        resized(1, [9, 13]).case("upsampling to odd sizes", t, [1, 5, 7, 8], [9, 3, 3, 8]),
+        resized(0, [4, 3]).case("1x1 after a resize", t, [1, 7, 7, 6], [5, 1, 1, 6]),
+    ]
+}
+
+/// Depthwise, and groups of one or many channels.
+fn groups(t: DType) -> Vec<Case> {
+    let grouped = |groups, stride, padding| Conv2d { stride, groups, ..Conv2d::same(padding) };
+    let resized = Conv2d { resize: Some([7, 9]), ..grouped(20, 1, 1) };
+    vec![
+        grouped(37, 1, 1).case("depthwise", t, [2, 6, 5, 37], [37, 3, 3, 1]),
+        grouped(64, 2, 1).case("depthwise stride 2", t, [1, 7, 8, 64], [64, 3, 3, 1]),
+        grouped(24, 1, 2).case("depthwise 5x5", t, [1, 6, 6, 24], [24, 5, 5, 1]),
+        grouped(40, 1, 0).case("depthwise over the whole image", t, [2, 7, 7, 40], [40, 7, 7, 1]),
+        resized.case("depthwise after a resize", t, [1, 4, 5, 20], [20, 3, 3, 1]),
+        grouped(4, 1, 1).case("small groups", t, [1, 5, 4, 12], [20, 3, 3, 3]),
+        grouped(6, 2, 1).case("two outputs of each channel", t, [1, 5, 4, 6], [12, 3, 3, 1]),
+        grouped(2, 1, 1).case("large groups", t, [2, 4, 5, 20], [90, 3, 3, 10]),
+        grouped(2, 1, 0).case("1x1 groups", t, [1, 4, 5, 20], [90, 1, 1, 10]),
+    ]
+}
+
+/// Everything that can follow the convolution.
+fn epilogues(t: DType) -> Vec<Case> {
+    use Activation::*;
+    let with = |act, groups| Conv2d { act, groups, ..Conv2d::same(1) };
+    let (x, w, out) = ([2, 5, 6, 10], [40, 3, 3, 10], [2, 5, 6, 40]);
+    let mut cases = Vec::new();
+    for act in [Relu, Silu, Gelu, QuickGelu, LeakyRelu(0.1), Sigmoid] {
+        cases.push(Case::new(format!("{act:?}"), with(act, 1), vec![normal(t, x), normal(t, w), vector(40)]));
+    }
+    let all = |x, w| vec![normal(t, x), normal(t, w), vector(40), normal(t, [2, 40]), normal(t, out), vector(40)];
+    cases.push(Case::new("everything", with(PRelu, 1), all(x, w)));
+    cases.push(Case::new("everything, depthwise", with(PRelu, 40), all([2, 5, 6, 40], [40, 3, 3, 1])));
+    cases.push(Case::new("everything, groups", with(PRelu, 4), all([2, 5, 6, 20], [40, 3, 3, 5])));
+    let residual = vec![normal(t, x), normal(t, w), None, None, normal(t, out)];
+    cases.push(Case::new("activation after the residual", with(Silu, 1), residual));
+    cases
 }

@@ -1,6 +1,7 @@
 //! How operations see their inputs and outputs: as types, as f64 arrays, as host slices.
 
-use crate::device::cpu::{Cpu, Packed};
+use crate::device::cpu::simd::Elem;
+use crate::device::cpu::{Cpu, PackSpec, Packed};
 use crate::{DType, Error, Result, Shape, Tensor, Ty};
 use half::bf16;
 
@@ -160,12 +161,26 @@ impl<'a> HostIn<'a> {
         Ok(bytemuck::cast_slice(self.data))
     }
 
+    /// The values as `T`; fails for other element types.
+    pub(crate) fn values<T: Elem>(&self) -> Result<&'a [T]> {
+        self.check(T::DTYPE)?;
+        Ok(bytemuck::cast_slice(self.data))
+    }
+
     fn check(&self, dtype: DType) -> Result<()> {
         if self.ty.dtype == dtype { Ok(()) } else { Err(unsupported(self.ty.dtype)) }
     }
 }
 
 impl HostOut<'_> {
+    /// The values as `T`; fails for other element types.
+    pub(crate) fn values<T: Elem>(&mut self) -> Result<&mut [T]> {
+        if self.ty.dtype != T::DTYPE {
+            return Err(unsupported(self.ty.dtype));
+        }
+        Ok(bytemuck::cast_slice_mut(self.data))
+    }
+
     /// The values as f32; fails for other element types.
     pub fn f32(&mut self) -> Result<&mut [f32]> {
         if self.ty.dtype != DType::F32 {
@@ -180,6 +195,32 @@ impl HostOut<'_> {
             return Err(unsupported(self.ty.dtype));
         }
         Ok(bytemuck::cast_slice_mut(self.data))
+    }
+}
+
+/// A weight as the kernels read it: as it was packed at load, or packed now.
+pub(crate) enum Weights<'a> {
+    Bound(&'a Packed),
+    Made(Packed),
+}
+
+impl<'a> Weights<'a> {
+    /// The weight bound to `input`, packed as `spec` says.
+    pub(crate) fn of(cpu: &Cpu, input: HostIn<'a>, spec: PackSpec) -> Result<Self> {
+        match input.packed {
+            Some(packed) => Ok(Self::Bound(packed)),
+            None => Ok(Self::Made(Packed::new(cpu, spec, input.ty.dtype, input.data)?)),
+        }
+    }
+}
+
+impl std::ops::Deref for Weights<'_> {
+    type Target = Packed;
+    fn deref(&self) -> &Packed {
+        match self {
+            Self::Bound(packed) => packed,
+            Self::Made(packed) => packed,
+        }
     }
 }
 

@@ -1,9 +1,12 @@
 //! Matrix product with a weight, and everything that usually follows it.
 
-use super::host::by_reference;
-use super::{Activation, Case, Cost, HostArray, HostIo, Ins, Op};
-use crate::device::cpu::PackSpec;
+use super::host::{Weights, unsupported};
+use super::{Activation, Case, Cost, HostArray, HostIo, Ins, Op, each_dtype, normal, vector};
+use crate::device::cpu::gather::Widens;
+use crate::device::cpu::simd::Elem;
+use crate::device::cpu::{Epilogue, PackSpec, Source, gemm};
 use crate::{DType, Result, Ty};
+use half::bf16;
 
 /// `y = act(x · Wᵀ + bias) + residual`, or with [`Linear::gated`] GEGLU: `y = a · gelu(b) + residual` of the two halves of `x · Wᵀ + bias`.
 ///
@@ -78,11 +81,18 @@ impl Op for Linear {
     }
 
     fn cpu(&self, io: &mut HostIo<'_>) -> Result<()> {
-        by_reference(self, io)
+        match io.out_ty(0).dtype {
+            DType::F32 => self.run::<f32>(io),
+            DType::Bf16 => self.run::<bf16>(io),
+            other => Err(unsupported(other)),
+        }
     }
 
-    fn packing(&self, _input: usize, _ins: &[Option<Ty>]) -> Option<PackSpec> {
-        None
+    fn packing(&self, input: usize, ins: &[Option<Ty>]) -> Option<PackSpec> {
+        match ins {
+            [_, Some(w), ..] if input == 1 => Some(self.spec(w)),
+            _ => None,
+        }
     }
 
     fn cost(&self, ins: &[Option<Ty>], outs: &[Ty]) -> Cost {
@@ -94,6 +104,68 @@ impl Op for Linear {
     }
 
     fn cases() -> Vec<Case> {
-        vec![]
+        let mut cases = each_dtype(|t| [sizes(t), epilogues(t)].concat());
+        let mixed = |x, w| vec![normal(x, [5, 35]), normal(w, [18, 35])];
+        cases.push(Case::new("f32 rows, bf16 weights", Self::plain(), mixed(DType::F32, DType::Bf16)));
+        cases.push(Case::new("bf16 rows, f32 weights", Self::plain(), mixed(DType::Bf16, DType::F32)));
+        cases
     }
+}
+
+impl Linear {
+    fn spec(&self, w: &Ty) -> PackSpec {
+        PackSpec::Linear { n: w.shape[0], k: w.shape[1], gated: self.gated }
+    }
+
+    fn run<T: Elem + Widens<T>>(&self, io: &mut HostIo<'_>) -> Result<()>
+    where
+        f32: Widens<T>,
+    {
+        let (x, w) = (io.input(0)?, io.input(1)?);
+        let weights = Weights::of(io.cpu, w, self.spec(&w.ty))?;
+        let epilogue = Epilogue {
+            bias: io.opt(2).map(|b| b.values()).transpose()?,
+            row_bias: None,
+            rows_per_image: 1,
+            residual: io.opt(3).map(|r| r.values()).transpose()?,
+            residual_first: false,
+            act: self.act,
+            slope: None,
+            gated: self.gated,
+            channels: io.out_ty(0).shape.last_axis(),
+        };
+        let source = Source::Rows { data: x.values::<T>()?, k: w.ty.shape[1] };
+        gemm(io.cpu, &source, &weights, &epilogue, io.outs[0].values()?)
+    }
+}
+
+/// Rows, inputs and outputs around the edges of every block.
+fn sizes(t: DType) -> Vec<Case> {
+    let case = |name: &str, m: usize, k: usize, n: usize| Case::new(name, Linear::plain(), vec![normal(t, [m, k]), normal(t, [n, k])]);
+    vec![
+        case("one of each", 1, 1, 1),
+        case("one row", 1, 67, 45),
+        case("every tail", 13, 35, 33),
+        case("two slices of f32", 14, 301, 40),
+        case("two slices of bf16", 14, 1101, 40),
+        case("several blocks of rows", 401, 18, 40),
+        case("several blocks of columns", 5, 18, 1100),
+        case("rows of a small image", 154, 64, 96),
+    ]
+}
+
+/// Everything that can follow the product.
+fn epilogues(t: DType) -> Vec<Case> {
+    use Activation::*;
+    let mut cases = Vec::new();
+    for act in [Relu, Silu, Gelu, QuickGelu, LeakyRelu(0.1), Sigmoid] {
+        cases.push(Case::new(format!("{act:?}"), Linear::with(act), vec![normal(t, [2, 7, 9]), normal(t, [21, 9]), vector(21)]));
+    }
+    let all = |w: usize, bias| vec![normal(t, [17, 30]), normal(t, [w, 30]), bias, normal(t, [17, 37])];
+    cases.push(Case::new("bias and residual", Linear::plain(), all(37, vector(37))));
+    cases.push(Case::new("activation before the residual", Linear::with(Gelu), all(37, None)));
+    cases.push(Case::new("gated with residual", Linear::geglu(), all(74, vector(74))));
+    cases.push(Case::new("gated without bias", Linear::geglu(), vec![normal(t, [3, 4, 6]), normal(t, [2, 6])]));
+    cases.push(Case::new("gated, two slices", Linear::geglu(), vec![normal(t, [13, 1100]), normal(t, [96, 1100]), vector(96)]));
+    cases
 }

@@ -11,6 +11,7 @@ mod rejects;
 
 pub use activation::Activation;
 pub use cost::Cost;
+pub(crate) use host::unsupported;
 pub use host::{HostArray, HostIn, HostIo, HostOut, Ins};
 
 use crate::device::cpu::PackSpec;

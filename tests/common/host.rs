@@ -1,6 +1,6 @@
 //! Runs one operation on the CPU between guard bands.
 
-use dreamid_engine::device::cpu::Cpu;
+use dreamid_engine::device::cpu::{Cpu, Packed};
 use dreamid_engine::ops::{AnyOp, HostIn, HostIo, HostOut};
 use dreamid_engine::{Result, Tensor, Ty};
 
@@ -40,15 +40,36 @@ impl Guarded {
     }
 }
 
-/// Outputs of `op`, or what went wrong. Packs parameters as an executable would.
+/// Outputs of `op`, or what went wrong. Operations that ask for packed parameters run with and without them.
 pub(crate) fn run(op: &AnyOp, inputs: &[Option<Tensor>], outs: &[Ty], cpu: &Cpu) -> Result<Vec<Tensor>, String> {
-    let held: Vec<Option<Guarded>> = inputs.iter().map(|t| t.as_ref().map(Guarded::holding)).collect();
     let types: Vec<Option<Ty>> = inputs.iter().map(|t| t.as_ref().map(Tensor::ty)).collect();
+    let pack = |(i, tensor): (usize, &Option<Tensor>)| {
+        let (spec, tensor) = (op.packing(i, &types)?, tensor.as_ref()?);
+        Some(Packed::new(cpu, spec, tensor.ty().dtype, tensor.bytes()))
+    };
+    let packed: Vec<Option<Packed>> =
+        inputs.iter().enumerate().map(|input| pack(input).transpose()).collect::<Result<_, _>>().map_err(|e| e.to_string())?;
+    let result = run_packed(op, inputs, &packed, outs, cpu)?;
+    if packed.iter().any(Option::is_some) {
+        let none: Vec<Option<Packed>> = packed.iter().map(|_| None).collect();
+        let plain = run_packed(op, inputs, &none, outs, cpu)?;
+        if plain.iter().zip(&result).any(|(a, b)| a.bytes() != b.bytes()) {
+            return Err("packed parameters give other bits than plain ones".into());
+        }
+    }
+    Ok(result)
+}
+
+/// Inputs that exist in packed form are passed without their bytes, as an executable does.
+fn run_packed(op: &AnyOp, inputs: &[Option<Tensor>], packed: &[Option<Packed>], outs: &[Ty], cpu: &Cpu) -> Result<Vec<Tensor>, String> {
+    let held: Vec<Option<Guarded>> = inputs.iter().map(|t| t.as_ref().map(Guarded::holding)).collect();
     let mut written: Vec<Guarded> = outs.iter().map(|ty| Guarded::poisoned(ty.bytes())).collect();
-    assert!((0..inputs.len()).all(|i| op.packing(i, &types).is_none()), "no operation packs yet");
     {
-        let ins: Vec<Option<HostIn<'_>>> =
-            inputs.iter().zip(&held).map(|(t, h)| Some(HostIn { ty: t.as_ref()?.ty(), data: h.as_ref()?.data(), packed: None })).collect();
+        let mut ins: Vec<Option<HostIn<'_>>> = Vec::new();
+        for ((tensor, held), packed) in inputs.iter().zip(&held).zip(packed) {
+            let data = held.as_ref().filter(|_| packed.is_none()).map_or(&[][..], Guarded::data);
+            ins.push(tensor.as_ref().map(|t| HostIn { ty: t.ty(), data, packed: packed.as_ref() }));
+        }
         let mut outs: Vec<HostOut<'_>> = outs.iter().zip(&mut written).map(|(&ty, w)| HostOut { ty, data: w.data_mut() }).collect();
         op.cpu(&mut HostIo { ins: &ins, outs: &mut outs, cpu }).map_err(|e| e.to_string())?;
     }

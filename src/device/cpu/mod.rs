@@ -1,10 +1,34 @@
 //! The CPU device: threads, instruction sets and the kernels that use them.
 
+mod blocking;
+mod buffer;
+mod depthwise;
+mod epilogue;
+pub(crate) mod gather;
+mod gemm;
 mod isa;
+pub(crate) mod math;
+mod micro;
+#[cfg(target_arch = "x86_64")]
+mod micro_dot;
+mod pack;
+pub(crate) mod simd;
+#[cfg(target_arch = "x86_64")]
+mod simd_avx2;
+#[cfg(target_arch = "x86_64")]
+mod simd_avx512;
+mod simd_portable;
 
+pub use buffer::AlignedBuffer;
+pub(crate) use buffer::with_scratch;
+pub(crate) use epilogue::Epilogue;
+pub(crate) use gather::{Source, Windows};
+pub(crate) use gemm::gemm;
 pub use isa::Isa;
+pub use pack::{PackSpec, Packed};
 
 use crate::{Error, Result};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Threads and instruction set of a CPU device. Results do not depend on the number of threads.
 #[derive(Debug)]
@@ -44,34 +68,28 @@ impl Cpu {
 
     /// Calls `task` with every index below `tasks`, on all threads. Which thread runs which index must not show in the results.
     pub fn parallel(&self, tasks: usize, task: impl Fn(usize) + Sync + Send) {
-        use rayon::prelude::*;
-        if tasks <= 1 || self.threads() == 1 {
-            (0..tasks).for_each(task);
-        } else {
-            self.pool.install(|| (0..tasks).into_par_iter().with_max_len(1).for_each(&task));
+        let threads = self.threads().min(tasks);
+        if threads <= 1 {
+            return (0..tasks).for_each(task);
         }
+        // Threads take the next index in turn, so that neighbouring tasks run at the same time and share caches.
+        let next = AtomicUsize::new(0);
+        let work = || {
+            loop {
+                let index = next.fetch_add(1, Ordering::Relaxed);
+                if index >= tasks {
+                    break;
+                }
+                task(index);
+            }
+        };
+        self.pool.in_place_scope(|scope| {
+            (0..threads).for_each(|_| scope.spawn(|_| work()));
+        });
     }
-}
 
-/// How a parameter is repacked once at load.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum PackSpec {
-    /// A matrix `[n, k]` of a matrix product `x · Wᵀ`; convolutions have k = kh · kw · channels.
-    Gemm {
-        /// Rows: outputs.
-        n: usize,
-        /// Columns: inputs.
-        k: usize,
-    },
-}
-
-/// A repacked parameter.
-#[derive(Debug)]
-pub struct Packed {}
-
-impl Packed {
-    /// Repacks `bytes`, a parameter of type `dtype`, for the instruction set of `cpu`.
-    pub fn new(_cpu: &Cpu, _spec: PackSpec, _dtype: crate::DType, _bytes: &[u8]) -> Result<Self> {
-        Err(Error::Graph("no operation asks for packed parameters yet".into()))
+    /// Calls `f` on a thread of the pool: [`Cpu::parallel`] inside it starts faster, and the caller's thread is idle meanwhile.
+    pub fn install<R: Send>(&self, f: impl FnOnce() -> R + Send) -> R {
+        self.pool.install(f)
     }
 }

@@ -1,0 +1,166 @@
+//! Products of rows or windows with packed weights, and everything that follows them.
+
+use super::blocking::{Blocking, ROW_BYTES, panel_width};
+use super::buffer::with_scratch;
+use super::epilogue::{Epilogue, Finish};
+use super::gather::{Source, Widens};
+use super::micro::{Kernel, Step};
+use super::pack::{Form, Packed, Panels, Shared};
+use super::simd::{Elem, dispatch};
+use super::{Cpu, depthwise};
+use crate::{Error, Result};
+use std::ops::Range;
+
+/// `out = epilogue(x · Wᵀ)`. `out` has one row for each row or window of `x` and `epilogue.channels` columns.
+pub(crate) fn gemm<T>(cpu: &Cpu, x: &Source<'_, T>, weights: &Packed, epilogue: &Epilogue<'_, T>, out: &mut [T]) -> Result<()>
+where
+    T: Elem + Widens<T>,
+    f32: Widens<T>,
+{
+    let rows = out.len() / epilogue.channels.max(1);
+    if rows == 0 {
+        return Ok(());
+    }
+    let panels = match (weights.form, x) {
+        (Form::Panels(panels), _) => panels,
+        (Form::Depthwise { .. }, Source::Windows(windows)) => return depthwise::run(cpu, windows, weights, epilogue, out),
+        (Form::Depthwise { .. }, Source::Rows { .. }) => return Err(Error::Graph("depthwise weights need an image".into())),
+    };
+    if panels.nr != panel_width(cpu.isa()) || panels.groups * panels.outputs() != epilogue.channels || panels.gated != epilogue.gated {
+        return Err(Error::Graph(format!("weights packed as {panels:?} do not fit {} channels on {:?}", epilogue.channels, cpu.isa())));
+    }
+    let kernel = Kernel::choose(cpu.isa(), T::DTYPE, weights.dtype);
+    let blocking = Blocking::choose(kernel, cpu.threads(), rows, panels.count(), panels.k_padded);
+    let product = Product { cpu, x, weights, panels, epilogue, out: Shared(out.as_mut_ptr()), rows, kernel, blocking };
+    let [row_blocks, column_blocks] = product.blocks();
+    cpu.parallel(panels.groups * column_blocks * row_blocks, |task| {
+        // Neighbouring tasks share weights: rows run fastest.
+        let (column, row) = (task / row_blocks, task % row_blocks);
+        product.block(column / column_blocks, column % column_blocks, row);
+    });
+    Ok(())
+}
+
+struct Product<'a, T> {
+    cpu: &'a Cpu,
+    x: &'a Source<'a, T>,
+    weights: &'a Packed,
+    panels: Panels,
+    epilogue: &'a Epilogue<'a, T>,
+    out: Shared<T>,
+    rows: usize,
+    kernel: Kernel,
+    blocking: Blocking,
+}
+
+impl<T> Product<'_, T>
+where
+    T: Elem + Widens<T>,
+    f32: Widens<T>,
+{
+    fn blocks(&self) -> [usize; 2] {
+        [self.rows.div_ceil(self.blocking.mc), self.panels.count().div_ceil(self.blocking.panels)]
+    }
+
+    /// One task: a block of the output.
+    fn block(&self, group: usize, column: usize, row: usize) {
+        let rows = row * self.blocking.mc..((row + 1) * self.blocking.mc).min(self.rows);
+        let panels = column * self.blocking.panels..((column + 1) * self.blocking.panels).min(self.panels.count());
+        let ld = panels.len() * self.panels.nr;
+        let padded_rows = rows.len().next_multiple_of(self.kernel.mr());
+        with_scratch(padded_rows * (ROW_BYTES + ld * 4), |scratch| {
+            let (packed, sums) = scratch.split_at_mut(padded_rows * ROW_BYTES);
+            let sums: &mut [f32] = bytemuck::cast_slice_mut(sums);
+            let mut k = 0;
+            while k < self.panels.k_padded {
+                let ks = k..(k + self.blocking.kc).min(self.panels.k_padded);
+                self.pack(group, &rows, &ks, packed);
+                for (i, panel) in panels.clone().enumerate() {
+                    let tiles = Tiles { group, panel, rows: &rows, ks: &ks, column: i * self.panels.nr, ld };
+                    self.panel(&tiles, packed, sums);
+                }
+                k = ks.end;
+            }
+        });
+    }
+
+    fn pack(&self, group: usize, rows: &Range<usize>, ks: &Range<usize>, packed: &mut [u8]) {
+        let channels = match self.x {
+            Source::Windows(windows) => windows.channels / self.panels.groups,
+            Source::Rows { .. } => 0,
+        };
+        let channels = group * channels..(group + 1) * channels;
+        match self.kernel {
+            Kernel::Widen => {
+                self.x.pack::<f32>(rows.clone(), ks.clone(), channels, bytemuck::cast_slice_mut(packed), ROW_BYTES / 4);
+            }
+            Kernel::Dot => {
+                let ld = ROW_BYTES / size_of::<T>();
+                self.x.pack::<T>(rows.clone(), ks.clone(), channels, bytemuck::cast_slice_mut(packed), ld);
+            }
+        }
+    }
+
+    /// All rows of a task times one slice of a panel.
+    fn panel(&self, at: &Tiles<'_>, packed: &[u8], sums: &mut [f32]) {
+        let Panels { nr, k_padded, .. } = self.panels;
+        let size = self.weights.dtype.size();
+        let panel = at.group * self.panels.count() + at.panel;
+        let (first, last) = (at.ks.start == 0, at.ks.end == k_padded);
+        let mr = self.kernel.mr();
+        for row in (0..at.rows.len()).step_by(mr) {
+            let rows = mr.min(at.rows.len() - row);
+            // SAFETY: the panel holds k_padded · nr values; packed and sums hold the rows of the task rounded up to mr;
+            // the device has made sure of its instruction set.
+            unsafe {
+                let sums = sums.as_mut_ptr().add(row * at.ld + at.column);
+                let step = Step {
+                    k: at.ks.len(),
+                    x: packed.as_ptr().add(row * ROW_BYTES),
+                    weights: self.weights.as_ptr().add((panel * k_padded + at.ks.start) * nr * size),
+                    dtype: self.weights.dtype,
+                    sums,
+                    ld: at.ld,
+                    rows,
+                    first,
+                };
+                step.run(self.kernel, self.cpu.isa());
+                if last {
+                    self.finish(at, sums, row, rows);
+                }
+            }
+        }
+    }
+
+    /// Writes the outputs of a tile whose sums are complete.
+    ///
+    /// # Safety
+    /// `sums` holds `rows` rows of a panel, `at.ld` apart.
+    unsafe fn finish(&self, at: &Tiles<'_>, sums: *const f32, row: usize, rows: usize) {
+        let first = at.panel * self.panels.width();
+        let finish = Finish {
+            epilogue: self.epilogue,
+            out: &self.out,
+            sums,
+            ld: at.ld,
+            rows,
+            row: at.rows.start + row,
+            channel: at.group * self.panels.outputs() + first,
+            width: self.panels.width().min(self.panels.outputs() - first),
+            gate: self.panels.width(),
+        };
+        // SAFETY: tiles of different tasks do not overlap in the output; the device has made sure of its instruction set.
+        unsafe { dispatch(self.cpu.isa(), finish) }
+    }
+}
+
+/// The tiles of one panel in a task.
+struct Tiles<'a> {
+    group: usize,
+    panel: usize,
+    rows: &'a Range<usize>,
+    ks: &'a Range<usize>,
+    /// First column of the panel in the sums of the task.
+    column: usize,
+    ld: usize,
+}
