@@ -238,7 +238,7 @@ fn groups(t: DType) -> Vec<Case> {
 
 /// Everything that can follow the convolution.
 fn epilogues(t: DType) -> Vec<Case> {
-    use Activation::*;
+    use Activation::{Gelu, LeakyRelu, PRelu, QuickGelu, Relu, Sigmoid, Silu};
     let with = |act, groups| Conv2d { act, groups, ..Conv2d::same(1) };
     let (x, w, out) = ([2, 5, 6, 10], [40, 3, 3, 10], [2, 5, 6, 40]);
     let mut cases = Vec::new();

@@ -156,7 +156,7 @@ fn sizes(t: DType) -> Vec<Case> {
 
 /// Everything that can follow the product.
 fn epilogues(t: DType) -> Vec<Case> {
-    use Activation::*;
+    use Activation::{Gelu, LeakyRelu, QuickGelu, Relu, Sigmoid, Silu};
     let mut cases = Vec::new();
     for act in [Relu, Silu, Gelu, QuickGelu, LeakyRelu(0.1), Sigmoid] {
         cases.push(Case::new(format!("{act:?}"), Linear::with(act), vec![normal(t, [2, 7, 9]), normal(t, [21, 9]), vector(21)]));

@@ -161,7 +161,8 @@ mod tests {
                 unsafe { dispatch(isa, Map { act, values: &mut got }) };
                 for (&x, &y) in inputs.iter().zip(&got) {
                     let want = act.eval(f64::from(x), 0.25);
-                    let tolerance = 6e-6 * want.abs() + 1e-30;
+                    // the f64 reference cancels in the negative tail of GELU
+                    let tolerance = 6e-6 * want.abs() + 2e-15;
                     assert!((f64::from(y) - want).abs() <= tolerance, "{isa:?} {act:?}({x}) = {y}, not {want}");
                 }
             }

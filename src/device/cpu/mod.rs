@@ -20,6 +20,7 @@ mod simd_avx512;
 mod simd_portable;
 
 pub use buffer::AlignedBuffer;
+#[allow(unused_imports)] // other kernels use it
 pub(crate) use buffer::with_scratch;
 pub(crate) use epilogue::Epilogue;
 pub(crate) use gather::{Source, Windows};
