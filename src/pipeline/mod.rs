@@ -1,30 +1,40 @@
 //! From a photograph and a prompt to pictures.
 
 mod align;
+mod captured;
 mod contact_sheet;
+mod denoise;
 mod destination;
 mod face_error;
+mod generate;
 mod identity;
+mod networks;
 mod noise;
 mod photo;
 mod picture;
 mod png;
+mod progress;
 mod prompt;
+mod request;
 mod resize;
 mod sampler;
 mod similarity;
 mod tokenizer;
 
 pub use align::{align, reduce, warp};
+pub use captured::Captured;
 pub use contact_sheet::contact_sheet;
 pub use destination::Destination;
 pub use face_error::FaceError;
+pub use generate::{Generated, OnProgress, Pipeline, Times};
 pub use identity::{About, Identity};
 pub use noise::Noise;
 pub use photo::{Image, MAX_PIXELS};
 pub use picture::pictures;
 pub use png::{Parameters, read_parameters, write_png};
+pub use progress::{Control, Progress, Stage};
 pub use prompt::{EncodedPrompt, PLACEHOLDER, encode_prompt};
+pub use request::Request;
 pub use resize::{Filter, Sample, Square, resize, view};
 pub use sampler::{Schedule, Steps};
 pub use similarity::{Point, Similarity, Template};

@@ -89,6 +89,13 @@ impl Tokenizer {
         Ok(Self { bpe, dialect, bos, eos, pad, context: special.context })
     }
 
+    /// The same for a text encoder that takes `context` ids; at least 3.
+    #[must_use]
+    pub fn with_context(mut self, context: usize) -> Self {
+        self.context = context.max(3);
+        self
+    }
+
     /// Tokens of a text, without start, end and padding.
     pub fn tokens(&self, text: &str) -> Result<Vec<Token>> {
         let cleaned = if self.dialect == Dialect::OpenClip { clean(text) } else { text.to_owned() };

@@ -4,6 +4,7 @@ mod aliases;
 mod bind;
 mod convert;
 mod file;
+mod fingerprint;
 mod random;
 mod report;
 mod save;
