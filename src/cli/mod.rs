@@ -3,6 +3,7 @@
 mod format;
 mod graphs;
 mod inspect;
+mod run;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use dreamid_engine::device::Device;
@@ -26,6 +27,8 @@ pub(crate) struct Cli {
 enum Command {
     /// Show what a model or a file consists of: components, graphs, operations, memory
     Inspect(inspect::InspectArgs),
+    /// Run one network of a model on tensors of a file, to compare it with your own code
+    Run(run::RunArgs),
 }
 
 impl Cli {
@@ -33,6 +36,7 @@ impl Cli {
     pub(crate) fn run(self) -> Result<()> {
         match self.command {
             Command::Inspect(args) => inspect::run(&args),
+            Command::Run(args) => run::run(&args),
         }
     }
 

@@ -217,6 +217,16 @@ pub fn identity(encoder: &VitConfig, projector: &ProjectorConfig, dtype: DType, 
     Ok(graph)
 }
 
+/// The projector alone: `features [B,input_size]` f32 -> `embeds [B,k,H]`.
+pub fn projector(config: &ProjectorConfig, dtype: DType, batch: usize) -> Result<Graph> {
+    let mut graph = Graph::new();
+    let mut b = Builder::new(&mut graph, dtype);
+    let features = stored_input(&mut b, "features", [batch, config.input_size])?;
+    let embeds = projector::projector(&mut b.scope(Component::Projector), config, features)?;
+    b.output("embeds", embeds)?;
+    Ok(graph)
+}
+
 /// The face encoder alone: `image` -> `taps`, as in [`identity`].
 pub fn face_encoder(config: &VitConfig, dtype: DType, batch: usize) -> Result<Graph> {
     let mut graph = Graph::new();

@@ -1,6 +1,7 @@
 //! The networks, as plain functions that add nodes to a graph under the names of the published checkpoints.
 
 mod blocks;
+mod check;
 pub mod clip_text;
 pub mod clip_vision;
 mod compatible;

@@ -3,7 +3,7 @@
 use crate::{DType, Error, Result, Tensor};
 use safetensors::{Dtype, tensor::TensorView};
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Writes named tensors and metadata as a safetensors file, whole or not at all.
 ///
@@ -18,20 +18,7 @@ pub fn save(path: impl AsRef<Path>, tensors: &[(&str, &Tensor)], metadata: &[(&s
     let metadata: HashMap<String, String> = metadata.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
     let bytes = safetensors::serialize(views, (!metadata.is_empty()).then_some(metadata))
         .map_err(|e| Error::file(path, format!("cannot be encoded: {e}")))?;
-    let part = part_name(path);
-    let written = std::fs::write(&part, bytes).and_then(|()| std::fs::rename(&part, path));
-    written.map_err(|e| {
-        // nothing half-written stays behind; that this fails too adds nothing to the error
-        let _ = std::fs::remove_file(&part);
-        Error::io(path, "write", e)
-    })
-}
-
-/// A name beside `path`, so that renaming stays on one file system.
-fn part_name(path: &Path) -> PathBuf {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".{}.part", std::process::id()));
-    path.with_file_name(name)
+    crate::files::write_atomic(path, &bytes)
 }
 
 fn stored(dtype: DType) -> Dtype {

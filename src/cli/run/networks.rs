@@ -1,0 +1,107 @@
+//! The graphs that are one network each.
+
+use super::inputs::Inputs;
+use super::{Bench, Outputs};
+use dreamid_engine::exec::Executable;
+use dreamid_engine::graph::Graph;
+use dreamid_engine::models::Component;
+use dreamid_engine::models::graphs::{self, UnetSize};
+use dreamid_engine::{Result, Tensor};
+
+pub(super) fn text(bench: &Bench<'_>, inputs: &mut Inputs) -> Result<Outputs> {
+    let config = bench.model.text_config()?;
+    let ids = inputs.integer("input_ids", 2)?;
+    let (batch, tokens, words) = (ids.shape()[0], config.max_position_embeddings, config.vocab_size as i32);
+    inputs.ensure(ids.shape()[1] == tokens, || format!("`input_ids` is {}, expected [B,{tokens}]", ids.ty()))?;
+    let stranger = ids.to_i32_vec().into_iter().find(|id| !(0..words).contains(id));
+    inputs.ensure(stranger.is_none(), || format!("`input_ids` holds {}, but ids go from 0 to {}", stranger.unwrap_or(0), words - 1))?;
+    let mut named = vec![("input_ids", ids)];
+    let mut injected = None;
+    if inputs.has("positions") || inputs.has("embeds") {
+        let (positions, embeds) = (inputs.integer("positions", 2)?, inputs.float("embeds", 3)?);
+        let k = positions.shape()[1];
+        let fits = *positions.shape() == [batch, k] && *embeds.shape() == [batch, k, config.hidden_size];
+        inputs.ensure(fits, || {
+            format!(
+                "`positions` is {} and `embeds` {}, expected [{batch},k] and [{batch},k,{}]",
+                positions.ty(),
+                embeds.ty(),
+                config.hidden_size
+            )
+        })?;
+        let outside = positions.to_i32_vec().into_iter().find(|p| !(-1..tokens as i32).contains(p));
+        inputs.ensure(outside.is_none(), || format!("`positions` holds {}, beyond {tokens} tokens", outside.unwrap_or(0)))?;
+        injected = Some(k);
+        named.extend([("positions", positions), ("embeds", embeds)]);
+    }
+    inputs.finish()?;
+    call(bench, &[Component::TextEncoder], graphs::text(&config, bench.dtype, batch, injected)?, &named)
+}
+
+pub(super) fn unet(bench: &Bench<'_>, inputs: &mut Inputs) -> Result<Outputs> {
+    let config = bench.model.unet_config()?;
+    let latents = inputs.picture("latents", config.in_channels)?;
+    let (timesteps, context) = (inputs.float("timesteps", 1)?, inputs.float("context", 3)?);
+    inputs.finish()?;
+    let (batch, height, width) = (latents.shape()[0], latents.shape()[1], latents.shape()[2]);
+    let tokens = context.shape()[1];
+    inputs.ensure(timesteps.shape()[0] == batch, || format!("`timesteps` is {}, expected [{batch}]", timesteps.ty()))?;
+    let fits = *context.shape() == [batch, tokens, config.cross_attention_dim];
+    inputs.ensure(fits, || format!("`context` is {}, expected [{batch},T,{}]", context.ty(), config.cross_attention_dim))?;
+    let graph = graphs::unet(&config, bench.dtype, UnetSize { batch, height, width, tokens })?;
+    let named = [("latents", latents), ("timesteps", timesteps), ("context", context)];
+    call(bench, &[Component::Unet], graph, &named).and_then(to_nchw)
+}
+
+pub(super) fn vae_encode(bench: &Bench<'_>, inputs: &mut Inputs) -> Result<Outputs> {
+    let config = bench.model.vae_config()?;
+    let image = inputs.picture("image", config.in_channels)?;
+    inputs.finish()?;
+    let (batch, height, width) = (image.shape()[0], image.shape()[1], image.shape()[2]);
+    let factor = config.factor();
+    inputs
+        .ensure(height % factor == 0 && width % factor == 0, || format!("`image` is {height}x{width}, expected multiples of {factor}"))?;
+    let graph = graphs::vae_encode(&config, bench.dtype, batch, height, width)?;
+    call(bench, &[Component::Vae], graph, &[("image", image)]).and_then(to_nchw)
+}
+
+pub(super) fn vae_decode(bench: &Bench<'_>, inputs: &mut Inputs) -> Result<Outputs> {
+    let config = bench.model.vae_config()?;
+    let latents = inputs.picture("latents", config.latent_channels)?;
+    inputs.finish()?;
+    let (batch, height, width) = (latents.shape()[0], latents.shape()[1], latents.shape()[2]);
+    let graph = graphs::vae_decode(&config, bench.dtype, batch, height, width)?;
+    call(bench, &[Component::Vae], graph, &[("latents", latents)]).and_then(to_nchw)
+}
+
+/// Without a projector in the model, the taps alone.
+pub(super) fn identity(bench: &Bench<'_>, inputs: &mut Inputs) -> Result<Outputs> {
+    let config = bench.model.face_config()?;
+    let image = inputs.picture("image", config.num_channels)?;
+    inputs.finish()?;
+    let (batch, height, width) = (image.shape()[0], image.shape()[1], image.shape()[2]);
+    let side = config.image_size;
+    inputs.ensure(height == side && width == side, || format!("`image` is {height}x{width}, expected {side}x{side}"))?;
+    if !bench.model.has(Component::Projector) {
+        let graph = graphs::face_encoder(&config, bench.dtype, batch)?;
+        return call(bench, &[Component::FaceEncoder], graph, &[("image", image)]);
+    }
+    let graph = graphs::identity(&config, &bench.model.projector_config()?, bench.dtype, batch)?;
+    call(bench, &[Component::FaceEncoder, Component::Projector], graph, &[("image", image)])
+}
+
+/// Compiles, after every weight of the components has been accounted for.
+pub(super) fn compile(bench: &Bench<'_>, components: &[Component], graph: Graph) -> Result<Executable> {
+    components.iter().try_for_each(|c| bench.model.check_weights(*c))?;
+    Executable::compile(graph, &bench.model.weights_of(components)?, &bench.device)
+}
+
+fn call(bench: &Bench<'_>, components: &[Component], graph: Graph, inputs: &[(&str, Tensor)]) -> Result<Outputs> {
+    let refs: Vec<(&str, &Tensor)> = inputs.iter().map(|(n, t)| (*n, t)).collect();
+    compile(bench, components, graph)?.call(&refs)
+}
+
+/// All results from channels-last to `[B,C,H,W]`.
+pub(super) fn to_nchw(outputs: Outputs) -> Result<Outputs> {
+    outputs.into_iter().map(|(name, tensor)| Ok((name, tensor.nhwc_to_nchw()?))).collect()
+}

@@ -1,0 +1,229 @@
+//! The program itself: `run` against what public Python libraries compute on the same weights, `inspect`, and bad arguments.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use dreamid_engine::Tensor;
+use dreamid_engine::weights::{Weights, save};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+const MODELS: [&str; 3] = ["tiny-a", "tiny-b", "tiny-c"];
+
+fn engine(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_dreamid-engine")).args(args).args(["-v"]).output().unwrap()
+}
+
+fn folder(model: &str) -> String {
+    format!("{}/tests/fixtures/{model}", env!("CARGO_MANIFEST_DIR"))
+}
+
+fn expected(model: &str) -> Weights {
+    Weights::open(format!("{}/expected.safetensors", folder(model))).unwrap()
+}
+
+/// A folder for one test, with files written to it.
+struct Scratch(tempfile::TempDir);
+
+impl Scratch {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn write(&self, tensors: &[(&str, &Tensor)]) -> String {
+        let path = self.path("in.safetensors");
+        save(&path, tensors, &[]).unwrap();
+        path.display().to_string()
+    }
+
+    /// Runs a graph on tensors and gives the results.
+    fn run(&self, graph: &str, model: &str, tensors: &[(&str, &Tensor)], extra: &[&str]) -> Weights {
+        let (inputs, outputs) = (self.write(tensors), self.path("out.safetensors").display().to_string());
+        let folder = folder(model);
+        let mut args = vec!["run", graph, "--model", &folder, "--inputs", &inputs, "--outputs", &outputs];
+        args.extend(extra);
+        let output = engine(&args);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        Weights::open(outputs).unwrap()
+    }
+}
+
+#[track_caller]
+fn assert_close(what: &str, got: &Tensor, want: &Tensor, tolerance: f32) {
+    assert_eq!(got.shape(), want.shape(), "{what}");
+    let (got, want) = (got.to_f32_vec(), want.to_f32_vec());
+    let scale = want.iter().fold(0.0f32, |m, x| m.max(x.abs()));
+    let error = got.iter().zip(&want).fold(0.0f32, |m, (a, b)| if (a - b).is_finite() { m.max((a - b).abs()) } else { f32::INFINITY });
+    assert!(error <= tolerance * scale, "{what}: {error} of {scale}");
+}
+
+#[test]
+fn text_equals_transformers() {
+    for model in MODELS {
+        let (scratch, known) = (Scratch::new(), expected(model));
+        let get = |name: &str| known.tensor(name).unwrap();
+        let plain = scratch.run("text", model, &[("input_ids", &get("text.input_ids"))], &[]);
+        assert_close(model, &plain.tensor("hidden").unwrap(), &get("text.hidden"), 1e-4);
+        let inputs = [("input_ids", get("text.input_ids")), ("positions", get("text.positions")), ("embeds", get("text.embeds"))];
+        let refs: Vec<_> = inputs.iter().map(|(n, t)| (*n, t)).collect();
+        let injected = scratch.run("text", model, &refs, &[]);
+        assert_close(model, &injected.tensor("hidden").unwrap(), &get("text.hidden_injected"), 1e-4);
+    }
+}
+
+#[test]
+fn unet_equals_diffusers_at_odd_sizes_too() {
+    for model in MODELS {
+        let (scratch, known) = (Scratch::new(), expected(model));
+        for n in 0..3 {
+            let get = |name: &str| known.tensor(&format!("unet.{n}.{name}")).unwrap();
+            let (latents, timesteps, context) = (get("latents"), get("timesteps"), get("context"));
+            let out = scratch.run("unet", model, &[("latents", &latents), ("timesteps", &timesteps), ("context", &context)], &[]);
+            assert_close(&format!("{model} {n}"), &out.tensor("eps").unwrap(), &get("eps"), 1e-4);
+        }
+    }
+}
+
+#[test]
+fn vae_equals_diffusers() {
+    for model in MODELS {
+        let (scratch, known) = (Scratch::new(), expected(model));
+        let get = |name: &str| known.tensor(&format!("vae.{name}")).unwrap();
+        let encoded = scratch.run("vae-encode", model, &[("image", &get("image"))], &[]);
+        for name in ["mean", "logvar"] {
+            assert_close(model, &encoded.tensor(name).unwrap(), &get(name), 1e-4);
+        }
+        let decoded = scratch.run("vae-decode", model, &[("latents", &get("latents"))], &[]);
+        assert_close(model, &decoded.tensor("image").unwrap(), &get("decoded"), 1e-4);
+    }
+}
+
+#[test]
+fn thirty_ddim_steps_equal_diffusers() {
+    for model in MODELS {
+        let (scratch, known) = (Scratch::new(), expected(model));
+        let get = |name: &str| known.tensor(&format!("ddim.{name}")).unwrap();
+        let (latents, context, unconditional) = (get("latents"), get("context"), get("context_uncond"));
+        let inputs = [("latents", &latents), ("context", &context), ("context_uncond", &unconditional)];
+        let out = scratch.run("ddim", model, &inputs, &["--steps", "30", "--guidance", "7.5"]);
+        assert_close(model, &out.tensor("final").unwrap(), &get("final"), 1e-4);
+    }
+}
+
+#[test]
+fn tokenize_equals_transformers() {
+    let scratch = Scratch::new();
+    let prompts = scratch.path("prompts.json");
+    std::fs::write(&prompts, r#"["", "a photo of a person"]"#).unwrap();
+    let (outputs, folder) = (scratch.path("ids.safetensors").display().to_string(), folder("tiny-a"));
+    let output = engine(&["run", "tokenize", "--model", &folder, "--prompts", &prompts.display().to_string(), "--outputs", &outputs]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let ids = Weights::open(outputs).unwrap().tensor("input_ids").unwrap();
+    assert_eq!(*ids.shape(), [2, 77]);
+    let ids = ids.to_i32_vec();
+    // tiny-a: 814 words, the last two are start and end; padding is 0
+    assert_eq!((&ids[..2], ids[2..77].iter().sum::<i32>()), (&[812, 813][..], 0));
+    assert_eq!(ids[77], 812);
+}
+
+/// Fails with `code`, says all of `parts`, and does not panic.
+#[track_caller]
+fn refused(args: &[&str], code: i32, parts: &[&str]) {
+    let output = engine(args);
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(code), "{text}");
+    assert!(!text.contains("panicked"), "{text}");
+    for part in parts {
+        assert!(text.contains(part), "`{part}` is not in: {text}");
+    }
+}
+
+#[test]
+fn bad_inputs_name_what_is_expected() {
+    let (scratch, model) = (Scratch::new(), folder("tiny-a"));
+    let outputs = scratch.path("out.safetensors").display().to_string();
+    let zeros = |shape: &[usize]| Tensor::from_f32(dreamid_engine::Shape::new(shape), &vec![0.0; shape.iter().product()]).unwrap();
+    let attempt = |graph: &str, tensors: &[(&str, &Tensor)], parts: &[&str]| {
+        let inputs = scratch.write(tensors);
+        refused(&["run", graph, "--model", &model, "--inputs", &inputs, "--outputs", &outputs], 1, parts);
+        assert!(!Path::new(&outputs).exists());
+    };
+    let latents = zeros(&[1, 4, 8, 8]);
+    attempt("unet", &[("latents", &latents)], &["`timesteps` is missing", "context [B,T,C]", "in.safetensors"]);
+    attempt("vae-decode", &[("latents", &latents), ("noise", &latents)], &["`noise` is not an input", "takes latents"]);
+    attempt("vae-decode", &[("latents", &zeros(&[1, 8, 8, 4]))], &["expected 4 channels"]);
+    attempt("vae-encode", &[("image", &zeros(&[1, 3, 9, 16]))], &["multiples of"]);
+    attempt("text", &[("input_ids", &zeros(&[1, 77]))], &["expected integers"]);
+    attempt("text", &[("input_ids", &Tensor::from_i32([1, 77], &[5000; 77]).unwrap())], &["holds 5000"]);
+    attempt("identity", &[("image", &zeros(&[1, 3, 8, 8]))], &["face_encoder"]);
+}
+
+#[test]
+fn bad_arguments_are_told_apart_from_failures() {
+    let model = folder("tiny-a");
+    refused(&["run", "walk", "--outputs", "x"], 2, &["possible values", "vae-decode"]);
+    refused(&["fly"], 2, &["unrecognized subcommand"]);
+    refused(&["inspect", "--dump", "text"], 2, &["--graph"]);
+    refused(&["inspect", "--model", "no/such/folder"], 1, &["no/such/folder", "model_index.json"]);
+    refused(&["inspect", "--model", &model, "--graph", "walk"], 1, &["ddim-step"]);
+    refused(&["inspect", "--model", &model, "--graph", "unet", "--dtype", "f16"], 1, &["bf16"]);
+    refused(&["inspect", "--model", &model, "--graph", "vae-decode", "--size", "101x100"], 1, &["multiples of"]);
+    refused(&["run", "text", "--model", &model, "--outputs", "x"], 2, &["--inputs"]);
+    refused(&["run", "text", "--model", &model, "--inputs", "none.safetensors", "--outputs", "x"], 1, &["none.safetensors"]);
+}
+
+#[test]
+fn a_model_with_a_tensor_too_few_and_one_too_many_is_refused_in_one_report() {
+    let scratch = Scratch::new();
+    copy_all(Path::new(&folder("tiny-a")), &scratch.path("model"));
+    let file = scratch.path("model/unet/diffusion_pytorch_model.safetensors");
+    let weights = Weights::from_bytes("unet", std::fs::read(&file).unwrap()).unwrap();
+    let tensors: Vec<(&str, Tensor)> = weights.names().into_iter().map(|n| (n, weights.tensor(n).unwrap())).collect();
+    let changed: Vec<(&str, &Tensor)> = tensors.iter().map(|(n, t)| (if *n == "conv_in.bias" { "conv_in.bias_" } else { n }, t)).collect();
+    save(&file, &changed, &[]).unwrap();
+    let known = expected("tiny-a");
+    let get = |name: &str| known.tensor(&format!("unet.0.{name}")).unwrap();
+    let inputs = scratch.write(&[("latents", &get("latents")), ("timesteps", &get("timesteps")), ("context", &get("context"))]);
+    let (model, outputs) = (scratch.path("model").display().to_string(), scratch.path("o").display().to_string());
+    let parts = ["missing: conv_in.bias (the file has `conv_in.bias_`)", "unused: conv_in.bias_"];
+    refused(&["run", "unet", "--model", &model, "--inputs", &inputs, "--outputs", &outputs], 1, &parts);
+}
+
+fn copy_all(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        let target = to.join(path.file_name().unwrap());
+        if path.is_dir() { copy_all(&path, &target) } else { std::fs::copy(&path, &target).map(|_| ()).unwrap() }
+    }
+}
+
+fn shown(args: &[&str]) -> String {
+    let output = engine(args);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn inspect_counts_the_published_model() {
+    let text = shown(&["inspect", "--model", "sd21-random", "--dtype", "bf16"]);
+    for part in ["865,910,724", "340,387,840", "83,653,863", "made up", "attention_head_dim: Each([5, 10, 20, 20])"] {
+        assert!(text.contains(part), "`{part}` is not in {text}");
+    }
+}
+
+#[test]
+fn inspect_shows_graphs_and_files() {
+    let model = folder("tiny-b");
+    let text = shown(&["inspect", "--model", &model]);
+    assert!(text.contains("F16") && text.contains("vae-encode"), "{text}");
+    let nodes = shown(&["inspect", "--model", &model, "--graph", "unet", "--dump", "text"]);
+    assert!(nodes.contains("`unet.conv_in.weight` f32[12,3,3,4]"), "{nodes}");
+    assert!(nodes.lines().last().unwrap().starts_with("arena "), "{nodes}");
+    let dot = shown(&["inspect", "--model", &model, "--graph", "text", "--dump", "dot"]);
+    assert!(dot.starts_with("digraph {") && dot.trim_end().ends_with('}') && dot.contains("label=\"hidden\""));
+    let file = shown(&["inspect", &format!("{model}/unet/diffusion_pytorch_model.safetensors")]);
+    assert!(file.contains("conv_in.weight") && file.contains("[12, 4, 3, 3]"), "{file}");
+}

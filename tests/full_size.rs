@@ -1,0 +1,105 @@
+//! Stable Diffusion 2.1 at full size on the null device: built, checked, planned and counted without a single weight in memory.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use dreamid_engine::DType;
+use dreamid_engine::device::Device;
+use dreamid_engine::exec::Executable;
+use dreamid_engine::graph::Graph;
+use dreamid_engine::models::graphs::{self, StepSize, UnetSize};
+use dreamid_engine::models::{Component, ModelFolder};
+use std::collections::BTreeSet;
+
+fn model() -> ModelFolder {
+    ModelFolder::sd21_random(0)
+}
+
+fn compiled(graph: Graph, components: &[Component]) -> Executable {
+    Executable::compile(graph, &model().weights_of(components).unwrap(), &Device::Null).unwrap()
+}
+
+/// 10⁹ multiply-adds of matrix products, convolutions and attention: what the literature counts.
+fn gmac(graph: &Graph) -> f64 {
+    let counted = graph.nodes().iter().filter(|n| ["conv2d", "linear", "attention"].contains(&n.op.name()));
+    counted.map(|n| graph.cost(n).flops).sum::<u64>() as f64 / 2e9
+}
+
+#[track_caller]
+fn near(got: f64, want: f64) {
+    assert!((got - want).abs() < want * 2e-3, "{got} is not {want}");
+}
+
+fn unet(batch: usize, dtype: DType) -> Executable {
+    let size = UnetSize { batch, height: 64, width: 64, tokens: 77 };
+    compiled(graphs::unet(&model().unet_config().unwrap(), dtype, size).unwrap(), &[Component::Unet])
+}
+
+#[test]
+fn unet_has_the_published_parameters_and_work() {
+    let exe = unet(1, DType::Bf16);
+    assert_eq!(exe.graph().parameter_count(), 865_910_724);
+    near(gmac(exe.graph()), 402.1);
+    near(gmac(unet(2, DType::Bf16).graph()), 2.0 * 402.1);
+}
+
+#[test]
+fn unet_needs_little_more_memory_than_its_skip_connections() {
+    // one guided step at 512x512: the twelve skips alone are 2 x 24.1 MB in bf16
+    let (half, full) = (unet(2, DType::Bf16), unet(2, DType::F32));
+    let (arena, sum) = (half.plan().arena_bytes(), half.plan().temporary_bytes());
+    assert!(arena < 50 << 20, "{arena}");
+    assert!(sum > 20 * arena, "{sum} against {arena}");
+    assert!(full.plan().arena_bytes() <= 2 * arena + (1 << 20));
+}
+
+#[test]
+fn text_encoder_has_the_published_parameters_and_work() {
+    let config = model().text_config().unwrap();
+    let exe = compiled(graphs::text(&config, DType::Bf16, 1, Some(2)).unwrap(), &[Component::TextEncoder]);
+    assert_eq!(exe.graph().parameter_count(), 340_387_840);
+    near(gmac(exe.graph()), 22.6);
+}
+
+#[test]
+fn vae_has_the_published_parameters_and_work() {
+    let config = model().vae_config().unwrap();
+    let decode = compiled(graphs::vae_decode(&config, DType::Bf16, 1, 64, 64).unwrap(), &[Component::Vae]);
+    let encode = compiled(graphs::vae_encode(&config, DType::Bf16, 1, 512, 512).unwrap(), &[Component::Vae]);
+    let of = |graph: &Graph| graph.params().map(|(spec, v)| (spec.names.clone(), graph.ty(v).shape.elements())).collect::<BTreeSet<_>>();
+    let both: BTreeSet<_> = of(decode.graph()).union(&of(encode.graph())).cloned().collect();
+    assert_eq!(both.iter().map(|(_, n)| n).sum::<usize>(), 83_653_863);
+    near(gmac(decode.graph()), 1257.0);
+    near(gmac(encode.graph()), 558.0);
+    // 256 channels at 512x512 in bf16 are 128 MiB; a residual block holds its input, its middle and its output
+    assert!(decode.plan().arena_bytes() <= 3 * (128 << 20), "{}", decode.plan().arena_bytes());
+}
+
+#[test]
+fn face_encoder_and_projector_have_the_known_work() {
+    let (model, components) = (model(), [Component::FaceEncoder, Component::Projector]);
+    let graph = graphs::identity(&model.face_config().unwrap(), &model.projector_config().unwrap(), DType::Bf16, 1).unwrap();
+    let exe = compiled(graph, &components);
+    near(gmac(exe.graph()), 17.6);
+    // ViT-B/16 without a head, and two words of 3840 -> 1024 -> 1024
+    assert_eq!(exe.graph().parameter_count(), 85_798_656 + 2 * (3841 * 1024 + 2 * 1024 + 1025 * 1024));
+}
+
+#[test]
+fn the_step_does_not_repeat_what_prompt_and_schedule_decide() {
+    let config = model().unet_config().unwrap();
+    let size = StepSize { images: 1, height: 64, width: 64, tokens: 77, steps: 30, guided: true };
+    let step = compiled(graphs::ddim_step(&config, DType::Bf16, size).unwrap(), &[Component::Unet]);
+    let once = [graphs::context_keys_values(&config, DType::Bf16, 2, 77), graphs::time_tables(&config, DType::Bf16, 30)];
+    let once: Vec<Graph> = once.into_iter().map(Result::unwrap).collect();
+    assert_eq!(step.graph().parameter_count() + once.iter().map(Graph::parameter_count).sum::<usize>(), 865_910_724);
+    assert!(gmac(step.graph()) < gmac(unet(2, DType::Bf16).graph()) - gmac(&once[0]) + 0.01);
+}
+
+#[test]
+fn other_picture_sizes_are_planned_too() {
+    let config = model().unet_config().unwrap();
+    for (height, width) in [(96, 64), (64, 96), (33, 47)] {
+        let size = UnetSize { batch: 2, height, width, tokens: 77 };
+        let exe = compiled(graphs::unet(&config, DType::Bf16, size).unwrap(), &[Component::Unet]);
+        assert_eq!(exe.graph().parameter_count(), 865_910_724);
+    }
+}
