@@ -1,7 +1,7 @@
 //! CLIP's text encoder (Radford et al. 2021; OpenCLIP ViT-H for SD 2.x), with pseudo-words in place of chosen tokens.
 
 use super::blocks::{CLIP_NAMES, EncoderBlock, layer_norm};
-use super::config::{ConfigFile, activation};
+use super::config::{ConfigFile, LAYERS, WIDTH, WORDS, activation};
 use crate::Result;
 use crate::graph::{Builder, Value};
 use crate::ops::{Activation, Embedding, Linear};
@@ -69,10 +69,17 @@ impl ClipTextConfig {
         let json = ConfigFile::parse(file, text)?.enter("text_config");
         json.class("model_type", &["clip_text_model"])?;
         let config: Self = json.read()?;
+        json.sizes(&[
+            ("vocab_size", config.vocab_size, WORDS),
+            ("hidden_size", config.hidden_size, WIDTH),
+            ("intermediate_size", config.intermediate_size, WIDTH),
+            ("num_hidden_layers", config.num_hidden_layers, LAYERS),
+            ("num_attention_heads", config.num_attention_heads, WIDTH),
+            ("max_position_embeddings", config.max_position_embeddings, WIDTH),
+            ("projection_dim", config.projection_dim, WIDTH),
+        ])?;
         let heads = config.num_attention_heads;
-        json.ensure(heads > 0 && config.hidden_size % heads == 0, || {
-            format!("hidden_size {} does not split into {heads} heads", config.hidden_size)
-        })?;
+        json.ensure(config.hidden_size % heads == 0, || format!("hidden_size {} does not split into {heads} heads", config.hidden_size))?;
         Ok(config)
     }
 }

@@ -1,7 +1,7 @@
 //! CLIP's image towers (B/32, L/14, H/14): what text-alignment and image similarity are measured with.
 
 use super::blocks::{CLIP_NAMES, EncoderBlock, layer_norm, tokens};
-use super::config::{ConfigFile, activation};
+use super::config::{ConfigFile, LAYERS, SIDE, WIDTH, activation};
 use crate::Result;
 use crate::graph::{Builder, Value};
 use crate::ops::{Activation, Conv2d, Linear, PrependToken, Reshape, SelectRows};
@@ -85,13 +85,18 @@ impl ClipVisionConfig {
         let json = ConfigFile::parse(file, text)?.enter("vision_config");
         json.class("model_type", &["clip_vision_model"])?;
         let config: Self = json.read()?;
-        let (heads, patch) = (config.num_attention_heads, config.patch_size);
-        json.ensure(heads > 0 && config.hidden_size % heads == 0, || {
-            format!("hidden_size {} does not split into {heads} heads", config.hidden_size)
-        })?;
-        json.ensure(patch > 0 && patch <= config.image_size, || {
-            format!("patch_size {patch} does not fit image_size {}", config.image_size)
-        })?;
+        json.sizes(&[
+            ("image_size", config.image_size, SIDE),
+            ("patch_size", config.patch_size, config.image_size),
+            ("num_channels", config.num_channels, WIDTH),
+            ("hidden_size", config.hidden_size, WIDTH),
+            ("intermediate_size", config.intermediate_size, WIDTH),
+            ("num_hidden_layers", config.num_hidden_layers, LAYERS),
+            ("num_attention_heads", config.num_attention_heads, WIDTH),
+            ("projection_dim", config.projection_dim, WIDTH),
+        ])?;
+        let heads = config.num_attention_heads;
+        json.ensure(config.hidden_size % heads == 0, || format!("hidden_size {} does not split into {heads} heads", config.hidden_size))?;
         Ok(config)
     }
 

@@ -6,6 +6,15 @@ use serde::de::{DeserializeOwned, Deserializer, Error as _};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+/// Largest width of anything.
+pub(crate) const WIDTH: usize = 1 << 16;
+/// Largest side of a picture.
+pub(crate) const SIDE: usize = 1 << 13;
+/// Largest number of layers, levels, words.
+pub(crate) const LAYERS: usize = 256;
+/// Largest vocabulary.
+pub(crate) const WORDS: usize = 1 << 20;
+
 /// A configuration file as JSON, with the name that errors give it.
 pub(crate) struct ConfigFile<'a> {
     file: &'a str,
@@ -74,6 +83,14 @@ impl<'a> ConfigFile<'a> {
     /// Fails with `what` unless `condition` holds.
     pub(crate) fn ensure(&self, condition: bool, what: impl FnOnce() -> String) -> Result<()> {
         if condition { Ok(()) } else { Err(self.error(what())) }
+    }
+
+    /// Fails unless each size is from 1 to its limit: a damaged file must not ask for all of memory.
+    pub(crate) fn sizes(&self, all: &[(&str, usize, usize)]) -> Result<()> {
+        for &(key, size, limit) in all {
+            self.ensure((1..=limit).contains(&size), || format!("{key} is {size}; it must be from 1 to {limit}"))?;
+        }
+        Ok(())
     }
 
     /// An error of this file.

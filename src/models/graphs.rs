@@ -234,6 +234,16 @@ pub fn face_encoder(config: &VitConfig, dtype: DType, batch: usize) -> Result<Gr
     Ok(graph)
 }
 
+/// The projector alone: `features [B,feature_size]` f32 -> `embeds [B,k,H]` f32.
+pub fn projector(config: &ProjectorConfig, batch: usize) -> Result<Graph> {
+    let mut graph = Graph::new();
+    let mut b = Builder::new(&mut graph, DType::F32);
+    let features = b.input("features", DType::F32, [batch, config.input_size]);
+    let embeds = projector::projector(&mut b.scope(Component::Projector), config, features)?;
+    b.output("embeds", embeds)?;
+    Ok(graph)
+}
+
 /// Declares `image` and `taps`; gives the features side by side.
 fn face_features(b: &mut Builder<'_>, config: &VitConfig, batch: usize) -> Result<Value> {
     let image = stored_input(b, "image", [batch, config.image_size, config.image_size, config.num_channels])?;

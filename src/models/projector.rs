@@ -1,7 +1,7 @@
 //! The M² projector of DreamIdentity (section 3.1): face features at several depths in, k pseudo-words out.
 
 use super::blocks::{concat, layer_norm, linear};
-use super::config::ConfigFile;
+use super::config::{ConfigFile, LAYERS, WIDTH, WORDS};
 use crate::graph::{Builder, Value};
 use crate::ops::{Activate, Activation, Cast, Reshape};
 use crate::{DType, Result};
@@ -52,8 +52,12 @@ impl ProjectorConfig {
         let json = ConfigFile::parse(file, text)?;
         json.class("architecture", &["m2-projector"])?;
         let config: Self = json.read()?;
-        let sizes = [config.words, config.input_size, config.hidden_size, config.output_size];
-        json.ensure(!sizes.contains(&0), || "words and sizes must not be zero".into())?;
+        json.sizes(&[
+            ("words", config.words, LAYERS),
+            ("input_size", config.input_size, WORDS),
+            ("hidden_size", config.hidden_size, WIDTH),
+            ("output_size", config.output_size, WIDTH),
+        ])?;
         Ok(config)
     }
 }

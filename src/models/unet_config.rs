@@ -1,10 +1,13 @@
 //! `unet/config.json` and the order of blocks that follows from it.
 
 use super::blocks::Groups;
-use super::config::{ConfigFile, PerLevel};
+use super::config::{ConfigFile, LAYERS, PerLevel, SIDE, WIDTH, WORDS};
 use crate::Result;
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
+
+/// Most levels of a UNet.
+const LEVELS: usize = 16;
 
 /// Configuration of a UNet as diffusers writes it for `UNet2DConditionModel`. Absent keys mean what they mean there.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -195,7 +198,13 @@ impl UnetConfig {
 
     fn check(&self, json: &ConfigFile<'_>) -> Result<()> {
         let levels = self.block_out_channels.len();
-        json.ensure(levels > 0, || "block_out_channels is empty".into())?;
+        json.ensure((1..=LEVELS).contains(&levels), || format!("block_out_channels has {levels} levels; supported: 1 to {LEVELS}"))?;
+        json.sizes(&[
+            ("in_channels", self.in_channels, WIDTH),
+            ("out_channels", self.out_channels, WIDTH),
+            ("sample_size", self.sample_size, SIDE),
+            ("cross_attention_dim", self.cross_attention_dim, WIDTH),
+        ])?;
         let counts = [("down_block_types", self.down_block_types.len()), ("up_block_types", self.up_block_types.len())];
         for (key, count) in counts {
             json.ensure(count == levels, || format!("{key} has {count} entries, block_out_channels {levels}"))?;
@@ -206,11 +215,12 @@ impl UnetConfig {
             ("transformer_layers_per_block", &self.transformer_layers_per_block),
         ];
         for (key, list) in lists {
-            let good = list.expand(levels).is_some_and(|l| l.iter().all(|&n| n > 0));
-            json.ensure(good, || format!("{key} needs one number above zero, or one for each of {levels} levels"))?;
+            let good = list.expand(levels).is_some_and(|l| l.iter().all(|n| (1..=LAYERS).contains(n)));
+            json.ensure(good, || format!("{key} needs one number from 1 to {LAYERS}, or one for each of {levels} levels"))?;
         }
         let groups = self.norm_num_groups;
         for (&channels, heads) in self.block_out_channels.iter().zip(self.expanded(self.heads())) {
+            json.sizes(&[("block_out_channels", channels, WIDTH)])?;
             json.ensure(groups > 0 && channels % groups == 0, || {
                 format!("{channels} channels do not split into norm_num_groups {groups}")
             })?;
@@ -218,6 +228,7 @@ impl UnetConfig {
                 format!("{channels} channels do not split into {heads} heads (attention_head_dim is their number)")
             })?;
         }
+        json.sizes(&[("time_embedding_dim", self.time_width(), WORDS)])?;
         json.ensure(self.block_out_channels[0] % 2 == 0, || {
             "the first of block_out_channels is odd: the timestep's waves come in pairs".into()
         })?;

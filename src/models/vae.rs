@@ -3,7 +3,7 @@
 use super::blocks::{
     Groups, conv1, conv3, downsample, group_norm, linear_add, resnet, self_attention, shaped_like, stacked, tokens, upsample,
 };
-use super::config::ConfigFile;
+use super::config::{ConfigFile, LAYERS, WIDTH};
 use crate::Result;
 use crate::graph::{Builder, Value};
 use crate::ops::{Reshape, Scale, SelectRows};
@@ -12,6 +12,8 @@ use serde_json::{Value as Json, json};
 
 /// Epsilon of every group norm.
 const EPS: f32 = 1e-6;
+/// Most levels of a network: latents this much smaller than pictures are of no use.
+const LEVELS: usize = 8;
 /// Range of the logarithm of the variance.
 const LOGVAR: [f32; 2] = [-30.0, 20.0];
 
@@ -73,12 +75,19 @@ impl VaeConfig {
         json.only(&[("shift_factor", Json::Null), ("latents_mean", Json::Null), ("latents_std", Json::Null)])?;
         let config: Self = json.read()?;
         let levels = config.block_out_channels.len();
-        json.ensure(levels > 0, || "block_out_channels is empty".into())?;
+        json.ensure((1..=LEVELS).contains(&levels), || format!("block_out_channels has {levels} levels; supported: 1 to {LEVELS}"))?;
+        json.sizes(&[
+            ("in_channels", config.in_channels, WIDTH),
+            ("out_channels", config.out_channels, WIDTH),
+            ("latent_channels", config.latent_channels, WIDTH),
+            ("layers_per_block", config.layers_per_block, LAYERS),
+        ])?;
         for (key, class) in [("down_block_types", json!("DownEncoderBlock2D")), ("up_block_types", json!("UpDecoderBlock2D"))] {
             json.only(&[(key, json!(vec![class; levels]))])?;
         }
         let groups = config.norm_num_groups;
         for channels in &config.block_out_channels {
+            json.sizes(&[("block_out_channels", *channels, WIDTH)])?;
             json.ensure(groups > 0 && channels % groups == 0, || {
                 format!("{channels} channels do not split into norm_num_groups {groups}")
             })?;

@@ -1,7 +1,7 @@
 //! The face encoder's backbone: a vision transformer (Dosovitskiy et al. 2021) that is tapped at several depths, under timm's names.
 
 use super::blocks::{After, BlockNames, EncoderBlock, concat, conv, layer_norm, linear, tokens};
-use super::config::{ConfigFile, activation};
+use super::config::{ConfigFile, LAYERS, SIDE, WIDTH, activation};
 use crate::Result;
 use crate::graph::{Builder, Value};
 use crate::ops::{Activation, Add, Conv2d, MeanRows, PrependToken, Repeat, Reshape, SelectRows};
@@ -118,13 +118,18 @@ impl VitConfig {
         json.class("architecture", &["vit"])?;
         json.class("model_type", &["vit"])?;
         let config: Self = json.read()?;
-        let (heads, patch, blocks) = (config.num_attention_heads, config.patch_size, config.num_hidden_layers);
-        json.ensure(heads > 0 && config.hidden_size % heads == 0, || {
-            format!("hidden_size {} does not split into {heads} heads", config.hidden_size)
-        })?;
-        json.ensure(patch > 0 && patch <= config.image_size, || {
-            format!("patch_size {patch} does not fit image_size {}", config.image_size)
-        })?;
+        json.sizes(&[
+            ("image_size", config.image_size, SIDE),
+            ("patch_size", config.patch_size, config.image_size),
+            ("num_channels", config.num_channels, WIDTH),
+            ("hidden_size", config.hidden_size, WIDTH),
+            ("intermediate_size", config.intermediate_size, WIDTH),
+            ("num_hidden_layers", config.num_hidden_layers, LAYERS),
+            ("num_attention_heads", config.num_attention_heads, WIDTH),
+            ("embedding_size", config.embedding_size, WIDTH),
+        ])?;
+        let (heads, blocks) = (config.num_attention_heads, config.num_hidden_layers);
+        json.ensure(config.hidden_size % heads == 0, || format!("hidden_size {} does not split into {heads} heads", config.hidden_size))?;
         let taps_fit =
             !config.tap_layers.is_empty() && config.tap_layers.is_sorted() && config.tap_layers.iter().all(|&t| (1..=blocks).contains(&t));
         json.ensure(taps_fit, || format!("tap_layers is {:?}; expected rising numbers from 1 to {blocks}", config.tap_layers))?;

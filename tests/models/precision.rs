@@ -1,6 +1,7 @@
 //! bf16 storage loses no more than twice what torch loses in bf16 with the same weights.
 
 use crate::golden::{Golden, PIPELINES, fixture, model, relative, run};
+use crate::sampling::{Run, stacked};
 use dreamid_engine::models::Component;
 use dreamid_engine::models::graphs::{self, UnetSize};
 use dreamid_engine::{DType, Tensor};
@@ -45,6 +46,11 @@ fn bf16_loses_no_more_than_twice_what_torch_loses() {
             let eps = run(graph, &weights, &[("latents", &latents), ("timesteps", &timesteps), ("context", &context)]);
             check(&format!("{case}.eps"), &eps[0]);
         }
+
+        let both = stacked(&golden.get("ddim.context_uncond"), &golden.get("ddim.context"));
+        let latents = golden.image("ddim.latents");
+        let sampled = Run { model: &model, dtype: DType::Bf16, steps: 30, guidance: Some(7.5), context: &both, latents: &latents };
+        check("ddim.final", &sampled.finish());
 
         let (config, weights) = (model.vae_config().unwrap(), model.weights(Component::Vae).unwrap());
         let (image, latents) = (golden.image("vae.image"), golden.image("vae.latents"));

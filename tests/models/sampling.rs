@@ -8,19 +8,19 @@ use dreamid_engine::pipeline::Schedule;
 use dreamid_engine::{DType, Tensor};
 
 /// What a run of the sampler needs.
-struct Run<'a> {
-    model: &'a ModelFolder,
-    dtype: DType,
-    steps: usize,
+pub(crate) struct Run<'a> {
+    pub(crate) model: &'a ModelFolder,
+    pub(crate) dtype: DType,
+    pub(crate) steps: usize,
     /// Scale of guidance; none: the conditional half alone.
-    guidance: Option<f32>,
+    pub(crate) guidance: Option<f32>,
     /// `[B,T,C]`, the unconditional half first.
-    context: &'a Tensor,
-    latents: &'a Tensor,
+    pub(crate) context: &'a Tensor,
+    pub(crate) latents: &'a Tensor,
 }
 
 impl Run<'_> {
-    fn finish(&self) -> Tensor {
+    pub(crate) fn finish(&self) -> Tensor {
         let config = self.model.unet_config().unwrap();
         let weights = self.model.weights(Component::Unet).unwrap();
         let (l, c) = (self.latents.shape(), self.context.shape());
@@ -57,7 +57,7 @@ impl Run<'_> {
 }
 
 /// Rows of the first axis of both, one after the other.
-fn stacked(first: &Tensor, second: &Tensor) -> Tensor {
+pub(crate) fn stacked(first: &Tensor, second: &Tensor) -> Tensor {
     let (a, b) = (first.shape(), second.shape());
     let values = [first.to_f32_vec(), second.to_f32_vec()].concat();
     Tensor::from_f32([a[0] + b[0], a[1], a[2]], &values).unwrap()

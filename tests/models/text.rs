@@ -1,7 +1,8 @@
 //! Text encoder against transformers' CLIPTextModel, pseudo-words included.
 
-use crate::golden::{Golden, PIPELINES, model, run};
-use dreamid_engine::models::{Component, graphs};
+use crate::golden::{Golden, PIPELINES, model, relative, run, waves};
+use dreamid_engine::models::{ClipTextConfig, Component, graphs};
+use dreamid_engine::weights::{Weights, save};
 use dreamid_engine::{DType, Tensor};
 
 #[test]
@@ -33,4 +34,18 @@ fn pseudo_words_stand_where_tokens_stood() {
         let hidden = run(graph, &weights, &[("input_ids", &ids), ("positions", &none), ("embeds", &embeds)]);
         golden.check("text.hidden", &hidden[0]);
     }
+}
+
+#[test]
+fn text_features_are_a_product_with_the_projection() {
+    let config = ClipTextConfig { hidden_size: 6, projection_dim: 5, ..ClipTextConfig::default() };
+    let (pooled, projection) = (waves([2, 6]), waves([5, 6]));
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("model.safetensors");
+    save(&path, &[("text_projection.weight", &projection)], &[]).unwrap();
+    let weights = Weights::open(&path).unwrap().under("text_encoder");
+    let out = run(graphs::text_projection(&config, DType::F32, 2).unwrap(), &weights, &[("pooled", &pooled)]);
+    let (x, w) = (pooled.to_f32_vec(), projection.to_f32_vec());
+    let want: Vec<f32> = x.chunks(6).flat_map(|x| w.chunks(6).map(|w| x.iter().zip(w).map(|(a, b)| a * b).sum())).collect();
+    assert!(relative(&out[0], &Tensor::from_f32([2, 5], &want).unwrap()) < 1e-5);
 }
