@@ -1,0 +1,124 @@
+"""Trains text encoder, UNet and look map on cached latents:  python train_base.py DATA_DIR CKPT_DIR --minutes 60
+
+The schedule follows the clock; started again with more minutes, it goes on from the checkpoint.
+"""
+import argparse
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import common
+import dataset
+import language
+import latents
+from base import Base, alphas_cumprod
+from muon import Muon
+
+PLAIN = ("embedding.weight", "conv_in", "conv_out", "look.")  # these stay with AdamW
+EMPTY = 0.1  # share of empty prompts, for guidance
+SHARE = {"plain0": 18, "plain1": 9, "plain2": 9, "smile": 3, "glasses": 4, "hat": 7, "oil": 6, "watercolor": 6, "pencil": 6, "fauvism": 6,
+         "wizard": 6.5, "chef": 6.5, "nurse": 6.5, "police": 6.5}
+
+
+class Pictures:
+    """Draws training examples: latents, token ids, the name's position, the person."""
+
+    def __init__(self, data_dir, seed=0):
+        self.latents = np.load(Path(data_dir) / "latents.npy", mmap_mode="r")
+        self.scale = json.loads((Path(data_dir) / "latents.json").read_text())["scaling_factor"]
+        self.rng, self.drawn = np.random.default_rng(seed), 0
+        t = language.Tokenizer()
+        self.empty = t.encode("")
+        self.captions = {v: [t.template(c) for c in language.CAPTIONS[language.kind(v)]] for v in dataset.VARIANTS}
+
+    def latent(self, who, what):
+        moments = torch.from_numpy(self.latents[who, what].astype(np.float32))
+        mean, logvar = moments.chunk(2, 1)
+        return (mean + (0.5 * logvar).exp() * torch.randn_like(mean)) * self.scale
+
+    def batch(self, size):
+        if self.drawn % 200 == 0:  # more may have been encoded since
+            self.rows = latents.ready(self.latents)
+            share = np.array([SHARE[v] for v in dataset.VARIANTS], float)
+            count = np.bincount(self.rows[:, 1], minlength=len(share))
+            self.weight = np.cumsum((share / np.maximum(count, 1))[self.rows[:, 1]])
+        self.drawn += 1
+        at = np.searchsorted(self.weight, self.rng.random(size) * self.weight[-1])
+        who, what = self.rows[at].T
+        ids, at = [], []
+        for v in what:
+            forms = self.captions[dataset.VARIANTS[v]]
+            tokens, place = forms[self.rng.integers(len(forms))]
+            if self.rng.random() < EMPTY:
+                tokens, place = self.empty, -1
+            ids.append(tokens)
+            at.append(place)
+        return self.latent(who, what), torch.tensor(ids), torch.tensor(at), torch.from_numpy(who)
+
+
+def noised(x, abar):
+    """Noisy latents, the noise, and times spread evenly over the batch."""
+    n = x.shape[0]
+    t = ((torch.arange(n) + torch.rand(n)) / n * 1000).long().clamp_max(999)[torch.randperm(n)]
+    noise, a = torch.randn_like(x), abar[t].view(-1, 1, 1, 1)
+    return a.sqrt() * x + (1 - a).sqrt() * noise, noise, t
+
+
+def work(rank, a):
+    codes = torch.from_numpy(dataset.look_codes(a.data))
+    model = Base(len(language.Tokenizer().vocab), codes[:dataset.TRAIN.stop])
+    params, abar, workers = list(model.parameters()), alphas_cumprod(), a.workers
+    opt = Muon(model.named_parameters(), rank, workers, plain=lambda n: any(part in n for part in PLAIN))
+    average, path, log = common.Average(params, 1000), f"{a.ckpt}/base.pt", common.Log(f"{a.ckpt}/base.jsonl")
+    step, spent, total, running = 0, 0.0, a.minutes * 60, None
+    state = common.load(path)
+    if state:
+        model.load_state_dict(state["model"]), opt.load_state_dict(state["opt"]), average.load(state["average"])
+        step, spent = state["step"], state["spent"]
+    first, pictures = step, Pictures(a.data, seed=10 * step + rank)
+    torch.manual_seed(2000 + 10 * step + rank)
+
+    def loss_of(x, noise, t, ids, words, at):
+        return (model.unet(x, t, model.context(ids, words, at), return_dict=False)[0].float() - noise).square().mean()
+
+    last = kept = time.time()
+    while spent < total:
+        x, ids, at, who = pictures.batch(a.batch // workers)
+        noisy, noise, t = noised(x, abar)
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = loss_of(noisy.contiguous(memory_format=torch.channels_last), noise, t, ids, model.look(codes[who]), at)
+        opt.zero_grad()
+        loss.backward()
+        now = time.time()
+        elapsed = min(now - last, 20) if step > first + 2 else 0.0  # compiling is not training
+        spent, late = common.share(params, rank, workers, spent + elapsed, float(now - kept > 240))
+        last = now
+        torch.nn.utils.clip_grad_norm_(params, 1.0)
+        lr = common.cosine(spent, total, a.lr, warm=0.02 * total)
+        opt.step(lr)
+        average.update()
+        step += 1
+        running = float(loss.detach()) if running is None else 0.99 * running + 0.01 * float(loss.detach())
+        if rank == 0 and step % 100 == 0:
+            log(part="base", step=step, spent=round(spent), loss=running, lr=lr)
+        if late or spent >= total:
+            kept = time.time()
+            if rank == 0:
+                common.save(path, model=model.state_dict(), opt=opt.state_dict(), average=average.state(), step=step, spent=spent)
+
+
+def main():
+    a = argparse.ArgumentParser()
+    a.add_argument("data"), a.add_argument("ckpt")
+    a.add_argument("--minutes", type=float, default=60)
+    a.add_argument("--batch", type=int, default=48)
+    a.add_argument("--lr", type=float, default=2e-3)
+    a.add_argument("--workers", type=int, default=2)
+    common.launch(work, a.parse_args())
+
+
+if __name__ == "__main__":
+    main()
