@@ -3,7 +3,8 @@
 use super::graphs::{self, UnetSize};
 use super::{Component, ModelFolder};
 use crate::graph::Graph;
-use crate::{DType, Result};
+use crate::weights::WeightsReport;
+use crate::{DType, Error, Result};
 
 impl ModelFolder {
     /// Fails with one report of every missing, misshapen and unused tensor of a component. Reads names and shapes, not the weights.
@@ -12,6 +13,18 @@ impl ModelFolder {
     pub fn check_weights(&self, component: Component) -> Result<()> {
         let graphs = self.smallest_graphs(component)?;
         self.weights(component)?.check(&graphs.iter().collect::<Vec<_>>(), carried_along(component))
+    }
+
+    /// [`ModelFolder::check_weights`] of all components the model has, in one report that says the component before every name.
+    pub fn check_all_weights(&self) -> Result<()> {
+        let mut all = WeightsReport { label: self.name(), ..WeightsReport::default() };
+        for component in self.components() {
+            match self.check_weights(component) {
+                Err(Error::Weights(report)) => add(&mut all, component, *report),
+                other => other?,
+            }
+        }
+        if all.is_empty() { Ok(()) } else { Err(Error::Weights(Box::new(all))) }
     }
 
     /// Graphs that together use every weight of a component, at sizes that cost little to build.
@@ -44,4 +57,15 @@ fn carried_along(component: Component) -> &'static [&'static str] {
         Component::FaceEncoder => &["head.weight", "head.bias", "classifier.", "pooler.", "fc_norm."],
         Component::Unet | Component::Vae | Component::Projector => &[],
     }
+}
+
+fn add(all: &mut WeightsReport, component: Component, mut report: WeightsReport) {
+    let prefix = |name: &mut String| name.insert_str(0, &format!("{component}: "));
+    report.missing.iter_mut().for_each(|m| prefix(&mut m.name));
+    report.misshapen.iter_mut().for_each(|m| prefix(&mut m.name));
+    report.unused.iter_mut().for_each(prefix);
+    all.missing.extend(report.missing);
+    all.misshapen.extend(report.misshapen);
+    all.unused.extend(report.unused);
+    all.advice.extend(report.advice.into_iter().map(|a| format!("{component}: {a}")));
 }

@@ -96,7 +96,9 @@ impl ClipVisionConfig {
             ("projection_dim", config.projection_dim, WIDTH),
         ])?;
         let heads = config.num_attention_heads;
-        json.ensure(config.hidden_size % heads == 0, || format!("hidden_size {} does not split into {heads} heads", config.hidden_size))?;
+        json.ensure(config.hidden_size.is_multiple_of(heads), || {
+            format!("hidden_size {} does not split into {heads} heads", config.hidden_size)
+        })?;
         Ok(config)
     }
 

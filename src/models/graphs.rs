@@ -217,7 +217,7 @@ pub fn identity(encoder: &VitConfig, projector: &ProjectorConfig, dtype: DType, 
     Ok(graph)
 }
 
-/// The projector alone: `features [B,input_size]` f32 -> `embeds [B,k,H]`.
+/// The projector alone: `features [B,input_size]` f32 -> `embeds [B,k,H]` f32, computed in f32 whatever `dtype` is.
 pub fn projector(config: &ProjectorConfig, dtype: DType, batch: usize) -> Result<Graph> {
     let mut graph = Graph::new();
     let mut b = Builder::new(&mut graph, dtype);
@@ -231,16 +231,6 @@ pub fn projector(config: &ProjectorConfig, dtype: DType, batch: usize) -> Result
 pub fn face_encoder(config: &VitConfig, dtype: DType, batch: usize) -> Result<Graph> {
     let mut graph = Graph::new();
     face_features(&mut Builder::new(&mut graph, dtype), config, batch)?;
-    Ok(graph)
-}
-
-/// The projector alone: `features [B,feature_size]` f32 -> `embeds [B,k,H]` f32.
-pub fn projector(config: &ProjectorConfig, batch: usize) -> Result<Graph> {
-    let mut graph = Graph::new();
-    let mut b = Builder::new(&mut graph, DType::F32);
-    let features = b.input("features", DType::F32, [batch, config.input_size]);
-    let embeds = projector::projector(&mut b.scope(Component::Projector), config, features)?;
-    b.output("embeds", embeds)?;
     Ok(graph)
 }
 

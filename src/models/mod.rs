@@ -5,7 +5,6 @@ mod check;
 pub mod clip_text;
 pub mod clip_vision;
 mod compatible;
-mod complete;
 mod config;
 pub mod folder;
 pub mod graphs;

@@ -221,15 +221,15 @@ impl UnetConfig {
         let groups = self.norm_num_groups;
         for (&channels, heads) in self.block_out_channels.iter().zip(self.expanded(self.heads())) {
             json.sizes(&[("block_out_channels", channels, WIDTH)])?;
-            json.ensure(groups > 0 && channels % groups == 0, || {
+            json.ensure(groups > 0 && channels.is_multiple_of(groups), || {
                 format!("{channels} channels do not split into norm_num_groups {groups}")
             })?;
-            json.ensure(channels % heads == 0, || {
+            json.ensure(channels.is_multiple_of(heads), || {
                 format!("{channels} channels do not split into {heads} heads (attention_head_dim is their number)")
             })?;
         }
         json.sizes(&[("time_embedding_dim", self.time_width(), WORDS)])?;
-        json.ensure(self.block_out_channels[0] % 2 == 0, || {
+        json.ensure(self.block_out_channels[0].is_multiple_of(2), || {
             "the first of block_out_channels is odd: the timestep's waves come in pairs".into()
         })?;
         json.ensure(self.downsample_padding <= 1, || format!("downsample_padding is {}; supported: 0 and 1", self.downsample_padding))

@@ -88,7 +88,7 @@ impl VaeConfig {
         let groups = config.norm_num_groups;
         for channels in &config.block_out_channels {
             json.sizes(&[("block_out_channels", *channels, WIDTH)])?;
-            json.ensure(groups > 0 && channels % groups == 0, || {
+            json.ensure(groups > 0 && channels.is_multiple_of(groups), || {
                 format!("{channels} channels do not split into norm_num_groups {groups}")
             })?;
         }

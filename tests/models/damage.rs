@@ -37,7 +37,7 @@ fn clip(json: &str) -> Result<(), Error> {
 }
 
 fn projector(json: &str) -> Result<(), Error> {
-    graphs::projector(&ProjectorConfig::from_json("config.json", json)?, 1).map(drop)
+    graphs::projector(&ProjectorConfig::from_json("config.json", json)?, DType::F32, 1).map(drop)
 }
 
 /// Configurations that are good as they are.
