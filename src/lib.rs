@@ -7,6 +7,7 @@
 pub mod device;
 mod dtype;
 pub mod embedded;
+mod embedded_networks;
 mod error;
 pub mod exec;
 mod files;
@@ -19,6 +20,7 @@ mod tensor;
 pub mod weights;
 
 pub use dtype::DType;
+pub use embedded_networks::EmbeddedNetwork;
 pub use error::{Error, Result};
 pub use shape::{MAX_RANK, Shape, Ty};
 pub use tensor::Tensor;

@@ -49,12 +49,14 @@ pub(crate) fn tensor_as_stored(name: &str, info: &TensorInfo, bytes: &[u8]) -> R
 }
 
 /// Whether tensors of these shapes, stacked along the first axis, make a parameter of `shape` in the engine's order.
-/// Axes of extent 1 may be there or not: `[512,512,1,1]` and `[512,512]` are one matrix.
+/// Axes of extent 1 may be there or not: `[512,512,1,1]` and `[512,512]` are one matrix. A convolution as large as its image may be
+/// stored as the matrix of a linear layer: `[O,I*kh*kw]`.
 pub(crate) fn fits(layout: WeightLayout, shape: Shape, parts: &[&[usize]]) -> bool {
     let want = in_file(layout, shape);
     let squeezed = |extents: &[usize]| extents.iter().copied().filter(|&n| n != 1).collect::<Vec<_>>();
     if let [one] = parts {
-        return squeezed(one) == squeezed(&want);
+        let flat = layout == WeightLayout::Oihw && **one == [want[0], want[1..].iter().product()];
+        return flat || squeezed(one) == squeezed(&want);
     }
     let tail = |extents: &[usize]| squeezed(extents.get(1..).unwrap_or_default());
     let first = |extents: &[usize]| extents.first().copied().unwrap_or(1);
