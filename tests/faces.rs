@@ -47,18 +47,18 @@ struct Known {
     embedding: Option<Vec<f32>>,
 }
 
-/// How far pixels, scores and probabilities may be off, and how close embeddings must be.
+/// How far boxes and landmarks may be off, over the width of the box; scores and probabilities; and how close embeddings must be.
 struct Tolerance {
-    pixels: f64,
+    bbox: f64,
     points: f64,
     score: f64,
     cosine: f64,
 }
 
 /// float16 weights against the original float32 ones.
-const EXACT: Tolerance = Tolerance { pixels: 0.01, points: 0.1, score: 2e-4, cosine: 0.9999 };
-/// JPEG decoders differ by a few grey levels.
-const JPEG: Tolerance = Tolerance { pixels: 1.0, points: 0.5, score: 0.02, cosine: 0.99 };
+const EXACT: Tolerance = Tolerance { bbox: 1e-4, points: 1e-3, score: 1e-4, cosine: 0.9999 };
+/// JPEG decoders differ by a few grey levels, which can move the whole-pixel squares that O-Net looks at.
+const JPEG: Tolerance = Tolerance { bbox: 0.01, points: 0.015, score: 0.01, cosine: 0.99 };
 
 fn expected() -> &'static Expected {
     static FILE: OnceLock<Expected> = OnceLock::new();
@@ -98,11 +98,12 @@ fn compare(name: &str, found: &[Face], known: &[Known], tolerance: &Tolerance) {
     assert_eq!(found.len(), known.len(), "{name}: {found:?}");
     for (face, want) in found.iter().zip(known) {
         let off = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
-        let (pixels, points) = (off(&face.bbox, &want.bbox), off(&face.points.concat(), &want.points.concat()));
+        let (bbox, points) = (off(&face.bbox, &want.bbox), off(&face.points.concat(), &want.points.concat()));
         let score = off(&[face.score, face.probability], &[want.score.unwrap_or(face.score), want.probability]);
-        println!("{name}: box off by {pixels:.4} px, landmarks {points:.4} px, score and probability {score:.6}");
-        assert!(pixels <= tolerance.pixels, "{name}: {:?}, not {:?}", face.bbox, want.bbox);
-        assert!(points <= tolerance.points, "{name}: {:?}, not {:?}", face.points, want.points);
+        println!("{name}: box off by {bbox:.4} px, landmarks {points:.4} px, score and probability {score:.6}");
+        let width = want.bbox[2] - want.bbox[0];
+        assert!(bbox <= tolerance.bbox * width, "{name}: {:?}, not {:?}", face.bbox, want.bbox);
+        assert!(points <= tolerance.points * width, "{name}: {:?}, not {:?}", face.points, want.points);
         assert!(score <= tolerance.score, "{name}: {} {}", face.score, face.probability);
     }
 }
@@ -135,8 +136,10 @@ fn mtcnn_finds_what_facenet_pytorch_finds() {
         let mut known = photo.mtcnn.clone();
         let area = |k: &Known| (k.bbox[2] - k.bbox[0]) * (k.bbox[3] - k.bbox[1]);
         known.sort_by(|a, b| area(b).total_cmp(&area(a)));
-        // coordinates are rounded to whole pixels between the stages, so that a hair's breadth may become a pixel
-        let tolerance = Tolerance { pixels: 1.5, points: 1.5, score: 0.02, cosine: 0.0 };
+        // boxes are cut to whole pixels between the stages, so that a hair's breadth may become a pixel
+        let exact = !photo.file.ends_with(".jpg");
+        let tolerance =
+            Tolerance { bbox: if exact { 1e-3 } else { 0.05 }, points: if exact { 2e-3 } else { 0.06 }, score: 0.01, cosine: 0.0 };
         compare(&format!("{name} mtcnn"), &analyser().detect(&photo.open(), Search::Pyramid).unwrap(), &known, &tolerance);
     }
 }
@@ -172,15 +175,21 @@ fn recognises_as_the_original_runtime_does() {
 fn group_photograph() -> Image {
     use sha2::{Digest, Sha256};
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    // only the packages of this platform have been fetched
+    let rustc = std::process::Command::new(std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into())).arg("-vV").output().unwrap();
+    let rustc = String::from_utf8(rustc.stdout).unwrap();
+    let platform = rustc.lines().find_map(|l| l.strip_prefix("host: ")).expect("rustc names its platform");
     let metadata = std::process::Command::new(cargo)
-        .args(["metadata", "--format-version", "1", "--offline", "--manifest-path", &path("Cargo.toml")])
+        .args(["metadata", "--format-version", "1", "--offline", "--filter-platform", platform, "--manifest-path", &path("Cargo.toml")])
         .output()
-        .expect("cargo metadata");
-    let metadata: serde_json::Value = serde_json::from_slice(&metadata.stdout).expect("cargo metadata");
+        .unwrap();
+    assert!(metadata.status.success(), "{}", String::from_utf8_lossy(&metadata.stderr));
+    let metadata: serde_json::Value = serde_json::from_slice(&metadata.stdout).unwrap();
     let package = metadata["packages"].as_array().unwrap().iter().find(|p| p["name"] == "rustface").expect("rustface is a dependency");
     let manifest = std::path::Path::new(package["manifest_path"].as_str().unwrap());
     let file = manifest.with_file_name(&expected().group.file);
-    let bytes = std::fs::read(&file).unwrap_or_else(|e| panic!("the group photograph is not beside rustface's sources: {}: {e}", file.display()));
+    let bytes =
+        std::fs::read(&file).unwrap_or_else(|e| panic!("the group photograph is not beside rustface's sources: {}: {e}", file.display()));
     let hash: String = Sha256::digest(&bytes).iter().map(|b| format!("{b:02x}")).collect();
     assert_eq!(hash, expected().group.sha256);
     Image::decode(&bytes).unwrap()

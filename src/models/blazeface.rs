@@ -104,7 +104,8 @@ pub fn blazeface(b: &mut Builder<'_>, config: &BlazeFaceConfig, image: Value) ->
     let heads = config.features.iter().zip(&config.anchors).enumerate();
     heads
         .map(|(i, (&feature, anchors))| {
-            let conv = |b: &mut Builder<'_>, name: &str, out: usize| Conv::new(out, 1).apply(&mut b.scope(name).scope(i), outputs[feature], None);
+            let conv =
+                |b: &mut Builder<'_>, name: &str, out: usize| Conv::new(out, 1).apply(&mut b.scope(name).scope(i), outputs[feature], None);
             Ok(Head { scores: conv(b, "scores", anchors.per_cell)?, boxes: conv(b, "boxes", anchors.per_cell * BOX_VALUES)? })
         })
         .collect()

@@ -33,7 +33,8 @@ pub(crate) fn config_of<T: DeserializeOwned>(weights: &Weights, network: &str) -
     }
     let file = weights.label();
     let bad = |e: serde_json::Error| Error::config(&file, format!("the metadata `config` cannot be used: {e}"));
-    let text = weights.metadata("config").ok_or_else(|| Error::config(&file, format!("has no metadata `config`; it is no {network} network")))?;
+    let text =
+        weights.metadata("config").ok_or_else(|| Error::config(&file, format!("has no metadata `config`; it is no {network} network")))?;
     let kind: Kind = serde_json::from_str(text).map_err(bad)?;
     if kind.network != network {
         return Err(Error::config(&file, format!("holds the network {}, expected {network}", kind.network)));

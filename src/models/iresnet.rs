@@ -36,7 +36,8 @@ impl IresnetConfig {
     /// The shape that the tensors of a file have. Fails with the name of the first that is not there or cannot be.
     pub fn of(weights: &Weights) -> Result<Self> {
         let bad = |what: String| Error::config(weights.label(), format!("{what}: not an IResNet with the names of arcface_torch"));
-        let extents = |name: &str| weights.describe(name).map(|(_, extents)| extents).ok_or_else(|| bad(format!("there is no tensor `{name}`")));
+        let extents =
+            |name: &str| weights.describe(name).map(|(_, extents)| extents).ok_or_else(|| bad(format!("there is no tensor `{name}`")));
         let first = |name: &str| Ok::<_, Error>(extents(name)?.first().copied().unwrap_or(0));
         let mut widths = [first("conv1.weight")?; 5];
         let mut blocks = [0; 4];

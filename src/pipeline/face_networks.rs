@@ -4,9 +4,9 @@ use super::photo::Image;
 use crate::device::Device;
 use crate::exec::Executable;
 use crate::graph::Graph;
+use crate::models::PixelInput;
 use crate::models::blazeface::{self, BlazeFaceConfig};
 use crate::models::mobilefacenet::{self, MobileFaceNetConfig};
-use crate::models::PixelInput;
 use crate::models::mtcnn::{self, MtcnnConfig, Stage};
 use crate::weights::Weights;
 use crate::{EmbeddedNetwork, Error, Result, Tensor};
@@ -83,7 +83,16 @@ impl FaceNetworks {
         let pnet_weights = EmbeddedNetwork::PNet.weights()?;
         let pnet_input = MtcnnConfig::of(&pnet_weights, Stage::PNet)?.input;
         let onet = mtcnn_network(Stage::ONet, EmbeddedNetwork::ONet, device)?;
-        Ok(Self { device: device.clone(), blazeface, blazeface_config, onet, mobilefacenet, pnet_weights, pnet_input, rnet: OnceLock::new() })
+        Ok(Self {
+            device: device.clone(),
+            blazeface,
+            blazeface_config,
+            onet,
+            mobilefacenet,
+            pnet_weights,
+            pnet_input,
+            rnet: OnceLock::new(),
+        })
     }
 
     /// P-Net for pictures of this size, which changes with every photograph; compiling it takes far less time than running it.

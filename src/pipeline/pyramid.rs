@@ -141,7 +141,12 @@ impl Candidate {
         let [x0, y0, x1, y1] = self.corners.map(|v| v as i64);
         let (left, top) = (x0.max(1) - 1, y0.max(1) - 1);
         let (right, bottom) = (x1.min(image.width() as i64), y1.min(image.height() as i64));
-        (right > left && bottom > top).then(|| Region { left: left as usize, top: top as usize, right: right as usize, bottom: bottom as usize })
+        (right > left && bottom > top).then(|| Region {
+            left: left as usize,
+            top: top as usize,
+            right: right as usize,
+            bottom: bottom as usize,
+        })
     }
 
     fn into_face(self) -> Face {
