@@ -136,10 +136,10 @@ fn mtcnn_finds_what_facenet_pytorch_finds() {
         let mut known = photo.mtcnn.clone();
         let area = |k: &Known| (k.bbox[2] - k.bbox[0]) * (k.bbox[3] - k.bbox[1]);
         known.sort_by(|a, b| area(b).total_cmp(&area(a)));
-        // boxes are cut to whole pixels between the stages, so that a hair's breadth may become a pixel
+        // boxes are cut to whole pixels between the stages, and which of several overlapping boxes is the best may change with them
         let exact = !photo.file.ends_with(".jpg");
         let tolerance =
-            Tolerance { bbox: if exact { 1e-3 } else { 0.05 }, points: if exact { 2e-3 } else { 0.06 }, score: 0.01, cosine: 0.0 };
+            Tolerance { bbox: if exact { 1e-3 } else { 0.08 }, points: if exact { 2e-3 } else { 0.06 }, score: 0.01, cosine: 0.0 };
         compare(&format!("{name} mtcnn"), &analyser().detect(&photo.open(), Search::Pyramid).unwrap(), &known, &tolerance);
     }
 }
