@@ -54,12 +54,13 @@ fn check_all(op: &str) {
     assert!(failures.is_empty(), "{op}: {} of {} cases failed:\n{failures:#?}", failures.len(), cases.len());
 }
 
-/// For each instruction set of this machine: devices with one, two and three threads.
+/// For each instruction set of this machine, and for emulated tiles: devices with one, two and three threads.
 fn devices() -> &'static [[Cpu; 3]] {
     static DEVICES: OnceLock<Vec<[Cpu; 3]>> = OnceLock::new();
     DEVICES.get_or_init(|| {
         let sets = Isa::ALL.into_iter().filter(|isa| isa.is_supported());
-        sets.map(|isa| [1, 2, 3].map(|threads| Cpu::with_isa(Some(threads), isa).unwrap())).collect()
+        let real = sets.map(|isa| [1, 2, 3].map(|threads| Cpu::with_isa(Some(threads), isa).unwrap()));
+        real.chain([[1, 2, 3].map(|threads| Cpu::with_emulated_tiles(Some(threads)).unwrap())]).collect()
     })
 }
 

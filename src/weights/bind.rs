@@ -3,7 +3,7 @@
 use super::convert::{self, Values};
 use super::file::Bytes;
 use super::{Resolved, Source, Weights, WeightsReport, lock, random};
-use crate::device::cpu::{Cpu, Isa, PackSpec, Packed};
+use crate::device::cpu::{Cpu, PackSpec, Packed, PackingKey};
 use crate::graph::{Graph, ParamSpec, WeightLayout};
 use crate::ops::HostIn;
 use crate::{DType, Result, Tensor, Ty};
@@ -26,7 +26,7 @@ pub(crate) struct BoundKey {
     names: Vec<String>,
     layout: WeightLayout,
     dtype: DType,
-    pack: Option<(PackSpec, Isa)>,
+    pack: Option<(PackSpec, PackingKey)>,
 }
 
 impl Bound {
@@ -71,7 +71,7 @@ fn packings(graph: &Graph) -> Vec<Option<PackSpec>> {
 
 impl Resolved<'_> {
     fn load(&self, cpu: &Cpu, spec: &ParamSpec, ty: Ty, pack: Option<PackSpec>) -> Result<Arc<Bound>> {
-        let key = BoundKey { names: self.names.clone(), layout: spec.layout, dtype: ty.dtype, pack: pack.map(|p| (p, cpu.isa())) };
+        let key = BoundKey { names: self.names.clone(), layout: spec.layout, dtype: ty.dtype, pack: pack.map(|p| (p, cpu.packing_key())) };
         if let Some(known) = lock(&self.store.bound).get(&key).and_then(std::sync::Weak::upgrade) {
             return Ok(known);
         }

@@ -4,13 +4,14 @@
 //! panels of weights: `kc × nr` of a panel (first level) meet `mr` rows at a time in registers. Nothing here changes results: each
 //! output is one sum in the order of K, whatever the blocks.
 
-use super::Isa;
 use super::micro::Kernel;
+use super::{Cpu, Isa, TileUnit, amx};
 use crate::DType;
 
-/// Columns of a panel of weights: two vectors. Tiles are two of 16 columns.
-pub(super) fn panel_width(isa: Isa) -> usize {
-    match isa {
+/// Columns of a panel of weights: two vectors, or two tiles.
+pub(super) fn panel_width(cpu: &Cpu, weights: DType) -> usize {
+    match cpu.isa() {
+        _ if weights == DType::Bf16 && cpu.tiles() != TileUnit::None => amx::NR,
         Isa::Portable => 8,
         Isa::Avx2 => 16,
         Isa::Avx512 | Isa::Avx512Bf16 | Isa::Amx => 32,
@@ -18,10 +19,10 @@ pub(super) fn panel_width(isa: Isa) -> usize {
 }
 
 /// K is padded with zeros to a multiple of this.
-pub(super) fn k_multiple(isa: Isa, dtype: DType) -> usize {
-    match (dtype, isa) {
-        (DType::Bf16, Isa::Amx) => 32,
-        (DType::Bf16, _) => 2,
+pub(super) fn k_multiple(cpu: &Cpu, weights: DType) -> usize {
+    match weights {
+        DType::Bf16 if cpu.tiles() != TileUnit::None => amx::KR,
+        DType::Bf16 => 2,
         _ => 1,
     }
 }
@@ -74,6 +75,8 @@ impl Limits {
             // 192 rows · 1 KiB of x, 192 · 512 · 4 bytes of sums: together 600 KiB of the second level
             Kernel::Widen => Self { mc: 192, panels: 16, kc: ROW_BYTES / 4 - 16, tasks_per_thread: 6 },
             Kernel::Dot => Self { mc: 192, panels: 16, kc: ROW_BYTES / 2 - 32, tasks_per_thread: 6 },
+            // tiles multiply faster than weights arrive from memory: more rows for each
+            Kernel::Tiles => Self { mc: 256, panels: 16, kc: ROW_BYTES / 2 - 32, tasks_per_thread: 4 },
         }
     }
 }
@@ -84,7 +87,7 @@ mod tests {
 
     #[test]
     fn blocks_cover_everything_within_limits() {
-        for kernel in [Kernel::Widen, Kernel::Dot] {
+        for kernel in [Kernel::Widen, Kernel::Dot, Kernel::Tiles] {
             for (m, panels, k) in [(1, 1, 2), (1, 40, 1280), (154, 128, 1024), (8192, 10, 2880), (128, 40, 11520), (7, 3, 33)] {
                 for threads in [1, 2, 3, 16, 64] {
                     let b = Blocking::choose(kernel, threads, m, panels, k);

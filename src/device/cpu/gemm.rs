@@ -4,7 +4,7 @@ use super::blocking::{Blocking, ROW_BYTES, panel_width};
 use super::buffer::with_scratch;
 use super::epilogue::{Epilogue, Finish};
 use super::gather::{Source, Widens};
-use super::micro::{Kernel, Step};
+use super::micro::{Kernel, Step, TileGuard};
 use super::pack::{Form, Packed, Panels, Shared};
 use super::simd::{Elem, dispatch};
 use super::{Cpu, depthwise};
@@ -26,10 +26,13 @@ where
         (Form::Depthwise { .. }, Source::Windows(windows)) => return depthwise::run(cpu, windows, weights, epilogue, out),
         (Form::Depthwise { .. }, Source::Rows { .. }) => return Err(Error::Graph("depthwise weights need an image".into())),
     };
-    if panels.nr != panel_width(cpu.isa()) || panels.groups * panels.outputs() != epilogue.channels || panels.gated != epilogue.gated {
+    if panels.nr != panel_width(cpu, weights.dtype)
+        || panels.groups * panels.outputs() != epilogue.channels
+        || panels.gated != epilogue.gated
+    {
         return Err(Error::Graph(format!("weights packed as {panels:?} do not fit {} channels on {:?}", epilogue.channels, cpu.isa())));
     }
-    let kernel = Kernel::choose(cpu.isa(), T::DTYPE, weights.dtype);
+    let kernel = Kernel::choose(cpu, T::DTYPE, weights.dtype);
     let blocking = Blocking::choose(kernel, cpu.threads(), rows, panels.count(), panels.k_padded);
     let product = Product { cpu, x, weights, panels, epilogue, out: Shared(out.as_mut_ptr()), rows, kernel, blocking };
     let [row_blocks, column_blocks] = product.blocks();
@@ -67,6 +70,7 @@ where
         let rows = row * self.blocking.mc..((row + 1) * self.blocking.mc).min(self.rows);
         let panels = column * self.blocking.panels..((column + 1) * self.blocking.panels).min(self.panels.count());
         let ld = panels.len() * self.panels.nr;
+        let _tiles = TileGuard::new(self.kernel, self.cpu);
         let padded_rows = rows.len().next_multiple_of(self.kernel.mr());
         with_scratch(padded_rows * (ROW_BYTES + ld * 4), |scratch| {
             let (packed, sums) = scratch.split_at_mut(padded_rows * ROW_BYTES);
@@ -94,7 +98,7 @@ where
             Kernel::Widen => {
                 self.x.pack::<f32>(rows.clone(), ks.clone(), channels, bytemuck::cast_slice_mut(packed), ROW_BYTES / 4);
             }
-            Kernel::Dot => {
+            Kernel::Dot | Kernel::Tiles => {
                 let ld = ROW_BYTES / size_of::<T>();
                 self.x.pack::<T>(rows.clone(), ks.clone(), channels, bytemuck::cast_slice_mut(packed), ld);
             }
@@ -119,12 +123,13 @@ where
                     x: packed.as_ptr().add(row * ROW_BYTES),
                     weights: self.weights.as_ptr().add((panel * k_padded + at.ks.start) * nr * size),
                     dtype: self.weights.dtype,
+                    panel_width: nr,
                     sums,
                     ld: at.ld,
                     rows,
                     first,
                 };
-                step.run(self.kernel, self.cpu.isa());
+                step.run(self.kernel, self.cpu);
                 if last {
                     self.finish(at, sums, row, rows);
                 }

@@ -44,9 +44,18 @@ fn supported(isa: Isa) -> bool {
         Isa::Avx2 => avx2,
         Isa::Avx512 => avx512,
         Isa::Avx512Bf16 => bf16,
-        // Tiles also need the kernel's permission, which the AMX kernels ask for when they are there.
-        Isa::Amx => false,
+        Isa::Amx => bf16 && has_tiles(),
     }
+}
+
+/// Tiles are known to work under Linux only, which grants them on request.
+#[cfg(target_arch = "x86_64")]
+fn has_tiles() -> bool {
+    #[cfg(target_os = "linux")]
+    let has = super::amx::is_supported();
+    #[cfg(not(target_os = "linux"))]
+    let has = false;
+    has
 }
 
 #[cfg(not(target_arch = "x86_64"))]

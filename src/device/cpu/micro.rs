@@ -1,8 +1,8 @@
 //! Micro-kernels: a few rows of packed x times one panel of weights, summed in registers over a slice of K.
 
-use super::Isa;
 use super::blocking::ROW_BYTES;
 use super::simd::{Simd, Task, dispatch};
+use super::{Cpu, Isa, TileUnit, amx};
 use crate::DType;
 use half::bf16;
 
@@ -13,25 +13,34 @@ pub(super) enum Kernel {
     Widen,
     /// Pairs of bf16 by VDPBF16PS.
     Dot,
+    /// Tiles of bf16.
+    Tiles,
 }
 
 impl Kernel {
     /// The fastest one for the types of x and of the weights.
-    pub(super) fn choose(isa: Isa, x: DType, weight: DType) -> Self {
-        match (x, weight) {
-            (DType::Bf16, DType::Bf16) if isa >= Isa::Avx512Bf16 => Self::Dot,
+    pub(super) fn choose(cpu: &Cpu, x: DType, weights: DType) -> Self {
+        match (x, weights) {
+            (DType::Bf16, DType::Bf16) if cpu.tiles() != TileUnit::None => Self::Tiles,
+            (DType::Bf16, DType::Bf16) if cpu.isa() >= Isa::Avx512Bf16 => Self::Dot,
             _ => Self::Widen,
         }
     }
 
     /// Rows of x that are summed at a time; every instruction set divides it.
     pub(super) fn mr(self) -> usize {
-        12
+        match self {
+            Self::Widen | Self::Dot => 12,
+            Self::Tiles => amx::MR,
+        }
     }
 
     /// Slices of K are multiples of this.
     pub(super) fn k_step(self) -> usize {
-        2
+        match self {
+            Self::Widen | Self::Dot => 2,
+            Self::Tiles => amx::KR,
+        }
     }
 }
 
@@ -46,6 +55,8 @@ pub(super) struct Step {
     pub(super) weights: *const u8,
     /// Element type of the weights.
     pub(super) dtype: DType,
+    /// Columns of the panel.
+    pub(super) panel_width: usize,
     /// Sums, `[rows][ld]`.
     pub(super) sums: *mut f32,
     /// Distance of rows of the sums.
@@ -60,16 +71,42 @@ impl Step {
     /// Adds the products of the slice to the sums.
     ///
     /// # Safety
-    /// The processor has `isa`; the pointers are valid for what the fields say.
-    pub(super) unsafe fn run(self, kernel: Kernel, isa: Isa) {
-        // SAFETY: as the caller promises.
+    /// The pointers are valid for what the fields say, rounded up to [`Kernel::mr`] rows; for [`Kernel::Tiles`], the thread holds a
+    /// [`TileGuard`].
+    pub(super) unsafe fn run(self, kernel: Kernel, cpu: &Cpu) {
+        // SAFETY: as the caller promises; the device has made sure of its instruction set.
         unsafe {
             match (kernel, self.dtype) {
+                #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+                (Kernel::Tiles, _) if cpu.tiles() == TileUnit::Real => amx::run(&mut amx::Hardware, &self),
+                (Kernel::Tiles, _) => amx::run(&mut amx::Emulated::new(), &self),
                 #[cfg(target_arch = "x86_64")]
                 (Kernel::Dot, _) => super::micro_dot::run(self),
-                (_, DType::Bf16) => dispatch(isa, Widen::<bf16>(self, std::marker::PhantomData)),
-                _ => dispatch(isa, Widen::<f32>(self, std::marker::PhantomData)),
+                (_, DType::Bf16) => dispatch(cpu.isa(), Widen::<bf16>(self, std::marker::PhantomData)),
+                _ => dispatch(cpu.isa(), Widen::<f32>(self, std::marker::PhantomData)),
             }
+        }
+    }
+}
+
+/// Keeps the tile registers of this thread configured, where the kernel needs them.
+pub(super) struct TileGuard {
+    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+    _configured: Option<amx::Configured>,
+}
+
+impl TileGuard {
+    pub(super) fn new(kernel: Kernel, cpu: &Cpu) -> Self {
+        #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+        {
+            let real = kernel == Kernel::Tiles && cpu.tiles() == TileUnit::Real;
+            // SAFETY: the device has made sure of its tile unit.
+            Self { _configured: real.then(|| unsafe { amx::Configured::new() }) }
+        }
+        #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
+        {
+            let _ = (kernel, cpu);
+            Self {}
         }
     }
 }
@@ -91,29 +128,33 @@ impl<B: Weights> Task for Widen<B> {
     type Out = ();
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        let Self(mut step, _) = self;
         // Rows in registers: 12 · 2 sums of 32 registers, 6 · 2 or 4 · 2 of 16.
         let most = match S::LANES {
             16 => 12,
             8 => 6,
             _ => 4,
         };
-        let mut left = step.rows;
-        while left > 0 {
-            let rows = left.min(most);
-            // SAFETY: as the caller of the task promises.
-            unsafe {
-                if S::LANES == 16 {
-                    for_rows!(rows, [12 11 10 9 8 7], MR => tile::<S, B, MR>(&step));
+        for row in (0..self.0.rows).step_by(most) {
+            let rows = (self.0.rows - row).min(most);
+            // Panels are two vectors wide, unless they were packed for tiles.
+            for column in (0..self.0.panel_width).step_by(2 * S::LANES) {
+                // SAFETY: as the caller of the task promises.
+                unsafe {
+                    let step = Step {
+                        x: self.0.x.add(row * ROW_BYTES),
+                        weights: self.0.weights.cast::<B>().add(column * B::PAIR).cast(),
+                        sums: self.0.sums.add(row * self.0.ld + column),
+                        ..self.0
+                    };
+                    if S::LANES == 16 {
+                        for_rows!(rows, [12 11 10 9 8 7], MR => tile::<S, B, MR>(&step));
+                    }
+                    if S::LANES >= 8 {
+                        for_rows!(rows, [6 5], MR => tile::<S, B, MR>(&step));
+                    }
+                    for_rows!(rows, [4 3 2 1], MR => tile::<S, B, MR>(&step));
                 }
-                if S::LANES >= 8 {
-                    for_rows!(rows, [6 5], MR => tile::<S, B, MR>(&step));
-                }
-                for_rows!(rows, [4 3 2 1], MR => tile::<S, B, MR>(&step));
-                step.x = step.x.add(rows * ROW_BYTES);
-                step.sums = step.sums.add(rows * step.ld);
             }
-            left -= rows;
         }
     }
 }
@@ -130,7 +171,7 @@ unsafe fn tile<S: Simd, B: Weights, const MR: usize>(step: &Step) {
                 *row = [S::load(from), S::load(from.add(S::LANES))];
             }
         }
-        B::accumulate::<S, MR>(step.k, step.x.cast(), step.weights.cast(), &mut sums);
+        B::accumulate::<S, MR>(step, &mut sums);
         for (i, row) in sums.iter().enumerate() {
             let to = step.sums.add(i * step.ld);
             S::store(to, row[0]);
@@ -139,49 +180,55 @@ unsafe fn tile<S: Simd, B: Weights, const MR: usize>(step: &Step) {
     }
 }
 
-/// Weights of a panel as the vectors they are widened to.
+/// Weights of a panel, widened to vectors of f32.
 trait Weights: Copy {
-    unsafe fn accumulate<S: Simd, const MR: usize>(k: usize, x: *const f32, panel: *const Self, sums: &mut [[S::V; 2]; MR]);
-}
-
-const ROW: usize = ROW_BYTES / 4;
-
-#[inline(always)]
-unsafe fn multiply<S: Simd, const MR: usize>(x: *const f32, w: [S::V; 2], sums: &mut [[S::V; 2]; MR]) {
-    for (i, sum) in sums.iter_mut().enumerate() {
-        // SAFETY: as the caller of the step promises.
-        unsafe {
-            let xi = S::splat(*x.add(i * ROW));
-            sum[0] = S::fma(xi, w[0], sum[0]);
-            sum[1] = S::fma(xi, w[1], sum[1]);
-        }
-    }
+    /// Values of one column that stand together.
+    const PAIR: usize;
+    unsafe fn accumulate<S: Simd, const MR: usize>(step: &Step, sums: &mut [[S::V; 2]; MR]);
 }
 
 impl Weights for f32 {
+    const PAIR: usize = 1;
     #[inline(always)]
-    unsafe fn accumulate<S: Simd, const MR: usize>(k: usize, x: *const f32, panel: *const Self, sums: &mut [[S::V; 2]; MR]) {
-        for p in 0..k {
+    unsafe fn accumulate<S: Simd, const MR: usize>(step: &Step, sums: &mut [[S::V; 2]; MR]) {
+        let (x, mut w) = (step.x.cast::<f32>(), step.weights.cast::<f32>());
+        for k in 0..step.k {
             // SAFETY: as the caller of the step promises.
             unsafe {
-                let w = panel.add(p * 2 * S::LANES);
-                multiply::<S, MR>(x.add(p), [S::load(w), S::load(w.add(S::LANES))], sums);
+                multiply::<S, MR>(x.add(k), [S::load(w), S::load(w.add(S::LANES))], sums);
+                w = w.add(step.panel_width);
             }
         }
     }
 }
 
 impl Weights for bf16 {
+    const PAIR: usize = 2;
     #[inline(always)]
-    unsafe fn accumulate<S: Simd, const MR: usize>(k: usize, x: *const f32, panel: *const Self, sums: &mut [[S::V; 2]; MR]) {
-        for p in (0..k).step_by(2) {
+    unsafe fn accumulate<S: Simd, const MR: usize>(step: &Step, sums: &mut [[S::V; 2]; MR]) {
+        let (x, mut w) = (step.x.cast::<f32>(), step.weights.cast::<bf16>());
+        for k in (0..step.k).step_by(2) {
             // SAFETY: as the caller of the step promises; k is even.
             unsafe {
-                let w = panel.add(p * 2 * S::LANES);
                 let ([even0, odd0], [even1, odd1]) = (S::load_pairs(w), S::load_pairs(w.add(2 * S::LANES)));
-                multiply::<S, MR>(x.add(p), [even0, even1], sums);
-                multiply::<S, MR>(x.add(p + 1), [odd0, odd1], sums);
+                multiply::<S, MR>(x.add(k), [even0, even1], sums);
+                multiply::<S, MR>(x.add(k + 1), [odd0, odd1], sums);
+                w = w.add(2 * step.panel_width);
             }
+        }
+    }
+}
+
+/// One value of K of each row times two vectors of weights.
+#[inline(always)]
+unsafe fn multiply<S: Simd, const MR: usize>(x: *const f32, w: [S::V; 2], sums: &mut [[S::V; 2]; MR]) {
+    const ROW: usize = ROW_BYTES / 4;
+    for (i, sum) in sums.iter_mut().enumerate() {
+        // SAFETY: as the caller of the step promises.
+        unsafe {
+            let xi = S::splat(*x.add(i * ROW));
+            sum[0] = S::fma(xi, w[0], sum[0]);
+            sum[1] = S::fma(xi, w[1], sum[1]);
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The CPU device: threads, instruction sets and the kernels that use them.
 
+mod amx;
 mod blocking;
 mod buffer;
 mod depthwise;
@@ -36,7 +37,23 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 pub struct Cpu {
     pool: rayon::ThreadPool,
     isa: Isa,
+    tiles: TileUnit,
 }
+
+/// Who multiplies bf16 tiles.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum TileUnit {
+    /// Nobody: vectors do.
+    None,
+    /// The processor.
+    Real,
+    /// Plain Rust.
+    Emulated,
+}
+
+/// What the order of packed parameters depends on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct PackingKey(Isa, TileUnit);
 
 impl Cpu {
     /// A device with `threads` threads (none: one for each core the process may use) and the best instruction set found.
@@ -54,12 +71,29 @@ impl Cpu {
             .num_threads(threads.unwrap_or(0))
             .build()
             .map_err(|e| fail(format!("cannot start threads: {e}")))?;
-        Ok(Self { pool, isa })
+        let tiles = if isa == Isa::Amx { TileUnit::Real } else { TileUnit::None };
+        Ok(Self { pool, isa, tiles })
+    }
+
+    /// A device that packs and multiplies bf16 matrices as for a tile unit, which it emulates in plain Rust: slow, for tests on machines
+    /// without one.
+    pub fn with_emulated_tiles(threads: Option<usize>) -> Result<Self> {
+        Ok(Self { tiles: TileUnit::Emulated, ..Self::new(threads)? })
     }
 
     /// Instruction set in use.
     pub fn isa(&self) -> Isa {
         self.isa
+    }
+
+    /// The tile unit in use.
+    pub(crate) fn tiles(&self) -> TileUnit {
+        self.tiles
+    }
+
+    /// Devices of equal keys read each other's packed parameters.
+    pub(crate) fn packing_key(&self) -> PackingKey {
+        PackingKey(self.isa, self.tiles)
     }
 
     /// Number of threads.

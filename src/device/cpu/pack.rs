@@ -136,8 +136,9 @@ impl Packed {
             }
             return Ok(Self { form: Form::Depthwise { taps, channels: outputs }, dtype, data });
         }
-        let matrix = Matrix::new(spec, blocking::panel_width(cpu.isa()), values);
-        let panels = matrix.panels(blocking::panel_width(cpu.isa()), blocking::k_multiple(cpu.isa(), dtype));
+        let nr = blocking::panel_width(cpu, dtype);
+        let matrix = Matrix::new(spec, nr, values);
+        let panels = matrix.panels(nr, blocking::k_multiple(cpu, dtype));
         let panel_len = panels.nr * panels.k_padded;
         let mut data = AlignedBuffer::zeroed(panels.groups * panels.count() * panel_len * size_of::<T>())?;
         let out = Shared(bytemuck::cast_slice_mut::<u8, T>(data.bytes_mut()).as_mut_ptr());

@@ -1,0 +1,181 @@
+//! Matrix products and convolutions of Stable Diffusion 2.1, beside the arithmetic peak of the machine.
+//!
+//! `cargo bench --bench kernels -- "conv 320"` runs some of them. `DREAMID_THREADS` sets the number of threads (default: all cores).
+//! Throughput is printed in elements a second; an element is one floating-point operation.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use dreamid_engine::device::cpu::{Cpu, Packed};
+use dreamid_engine::ops::{Activation, AnyOp, Conv2d, HostIn, HostIo, HostOut, Linear};
+use dreamid_engine::{DType, Tensor, Ty};
+use std::time::Duration;
+
+criterion_group!(benches, products, peak::ceilings);
+criterion_main!(benches);
+
+fn products(criterion: &mut Criterion) {
+    let cpu = cpu();
+    for dtype in [DType::F32, DType::Bf16] {
+        let mut group = criterion.benchmark_group(format!("{dtype}"));
+        group.sample_size(10).warm_up_time(Duration::from_millis(500)).measurement_time(Duration::from_secs(2));
+        for (name, product) in shapes(dtype) {
+            let bound = Bound::new(&cpu, product);
+            group.throughput(Throughput::Elements(bound.flops));
+            group.bench_function(name, |bencher| {
+                let mut output = Tensor::zeros(bound.out);
+                bencher.iter(|| bound.run(&cpu, &mut output));
+            });
+        }
+    }
+}
+
+fn cpu() -> Cpu {
+    Cpu::new(std::env::var("DREAMID_THREADS").ok().and_then(|n| n.parse().ok())).unwrap()
+}
+
+/// An operation and the types of its inputs.
+type Product = (AnyOp, Vec<Option<Ty>>);
+
+fn shapes(t: DType) -> Vec<(&'static str, Product)> {
+    let f32s = |n: usize| Some(Ty::new(DType::F32, [n]));
+    let conv = |b: usize, size: usize, c: usize, o: usize, k: usize| -> Product {
+        let (x, w) = (Ty::new(t, [b, size, size, c]), Ty::new(t, [o, k, k, c]));
+        (Conv2d::same(k / 2).into(), vec![Some(x), Some(w), f32s(o)])
+    };
+    let linear = |op: Linear, m: usize, k: usize, n: usize| -> Product {
+        (op.into(), vec![Some(Ty::new(t, [m, k])), Some(Ty::new(t, [n, k])), f32s(n)])
+    };
+    let depthwise = |size: usize, c: usize| -> Product {
+        let op = Conv2d { groups: c, ..Conv2d::same(1) };
+        (op.into(), vec![Some(Ty::new(t, [1, size, size, c])), Some(Ty::new(t, [c, 3, 3, 1])), f32s(c)])
+    };
+    vec![
+        ("conv 320 at 64, batch 2", conv(2, 64, 320, 320, 3)),
+        ("conv 640 at 32, batch 2", conv(2, 32, 640, 640, 3)),
+        ("conv 1280 at 16, batch 2", conv(2, 16, 1280, 1280, 3)),
+        ("conv 1280 at 8, batch 2", conv(2, 8, 1280, 1280, 3)),
+        ("conv 4 to 320 at 64, batch 2", conv(2, 64, 4, 320, 3)),
+        ("conv 3 to 128 at 256", conv(1, 256, 3, 128, 3)),
+        ("conv 128 at 256", conv(1, 256, 128, 128, 3)),
+        ("linear 8192 rows, 320 to 2560, gated", linear(Linear::geglu(), 8192, 320, 2560)),
+        ("linear 8192 rows, 1280 to 320", linear(Linear::plain(), 8192, 1280, 320)),
+        ("linear 512 rows, 1280 to 10240, gated", linear(Linear::geglu(), 512, 1280, 10240)),
+        ("linear 154 rows, 1024 to 4096, gelu", linear(Linear::with(Activation::Gelu), 154, 1024, 4096)),
+        ("linear 154 rows, 4096 to 1024", linear(Linear::plain(), 154, 4096, 1024)),
+        ("linear 1 row, 1280 to 1280", linear(Linear::plain(), 1, 1280, 1280)),
+        ("depthwise 128 at 56", depthwise(56, 128)),
+    ]
+}
+
+/// An operation with inputs, its weight packed.
+struct Bound {
+    op: AnyOp,
+    inputs: Vec<Option<Tensor>>,
+    packed: Packed,
+    out: Ty,
+    flops: u64,
+}
+
+impl Bound {
+    fn new(cpu: &Cpu, (op, types): Product) -> Self {
+        let inputs: Vec<Option<Tensor>> = types.iter().map(|ty| ty.map(random)).collect();
+        let weight = inputs[1].as_ref().unwrap();
+        let packed = Packed::new(cpu, op.packing(1, &types).unwrap(), weight.ty().dtype, weight.bytes()).unwrap();
+        let out = op.infer(&types).unwrap()[0];
+        let flops = op.cost(&types, &[out]).flops;
+        Self { op, inputs, packed, out, flops }
+    }
+
+    fn run(&self, cpu: &Cpu, output: &mut Tensor) {
+        let bind = |(i, tensor): (usize, &'_ Option<Tensor>)| Some((i, tensor.as_ref()?.ty()));
+        let host = |(i, ty): (usize, Ty)| HostIn {
+            ty,
+            data: self.inputs[i].as_ref().map_or(&[], Tensor::bytes),
+            packed: (i == 1).then_some(&self.packed),
+        };
+        let ins: Vec<Option<HostIn<'_>>> = self.inputs.iter().enumerate().map(bind).map(|input| input.map(host)).collect();
+        let mut outs = [HostOut { ty: self.out, data: output.bytes_mut() }];
+        self.op.cpu(&mut HostIo { ins: &ins, outs: &mut outs, cpu }).unwrap();
+    }
+}
+
+/// Values between -1 and 1.
+fn random(ty: Ty) -> Tensor {
+    let mut state = 1_u32;
+    let values: Vec<f32> = (0..ty.shape.elements())
+        .map(|_| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 8) as f32 / (1 << 23) as f32 - 1.0
+        })
+        .collect();
+    Tensor::from_f32(ty.shape, &values).unwrap().cast(ty.dtype)
+}
+
+/// What the processor can do at the most: products of registers, without any memory.
+mod peak {
+    use super::{Criterion, Throughput, cpu};
+
+    #[cfg(not(target_arch = "x86_64"))]
+    pub(super) fn ceilings(_: &mut Criterion) {}
+
+    #[cfg(target_arch = "x86_64")]
+    pub(super) fn ceilings(criterion: &mut Criterion) {
+        const ROUNDS: usize = 1 << 20;
+        let cpu = cpu();
+        let mut group = criterion.benchmark_group("peak");
+        let sets: [(&str, bool, usize, unsafe fn(usize) -> f32); 3] = [
+            ("fma, avx2", is_x86_feature_detected!("fma"), 12 * 16, x86::fma_avx2),
+            ("fma, avx512", is_x86_feature_detected!("avx512f"), 24 * 32, x86::fma_avx512),
+            ("bf16 dot, avx512", is_x86_feature_detected!("avx512bf16"), 24 * 64, x86::dot_avx512),
+        ];
+        for (name, supported, flops, run) in sets {
+            if !supported {
+                continue;
+            }
+            group.sample_size(10).throughput(Throughput::Elements((flops * ROUNDS * cpu.threads()) as u64));
+            // SAFETY: supported.
+            group.bench_function(name, |b| b.iter(|| cpu.parallel(cpu.threads(), |_| drop(std::hint::black_box(unsafe { run(ROUNDS) })))));
+        }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    mod x86 {
+        use std::arch::x86_64::*;
+        use std::hint::black_box;
+
+        #[target_feature(enable = "avx2,fma")]
+        pub(super) unsafe fn fma_avx2(rounds: usize) -> f32 {
+            let (a, mut sums) = (_mm256_set1_ps(black_box(0.5)), [_mm256_set1_ps(black_box(1.0)); 12]);
+            for _ in 0..rounds {
+                for sum in &mut sums {
+                    *sum = _mm256_fmadd_ps(a, *sum, a);
+                }
+            }
+            sums.iter().map(|s| _mm256_cvtss_f32(*s)).sum()
+        }
+
+        #[target_feature(enable = "avx512f")]
+        pub(super) unsafe fn fma_avx512(rounds: usize) -> f32 {
+            let (a, mut sums) = (_mm512_set1_ps(black_box(0.5)), [_mm512_set1_ps(black_box(1.0)); 24]);
+            for _ in 0..rounds {
+                for sum in &mut sums {
+                    *sum = _mm512_fmadd_ps(a, *sum, a);
+                }
+            }
+            sums.iter().map(|s| _mm512_cvtss_f32(*s)).sum()
+        }
+
+        #[target_feature(enable = "avx512f,avx512bf16")]
+        pub(super) unsafe fn dot_avx512(rounds: usize) -> f32 {
+            // SAFETY: both are 512 plain bits.
+            let a: __m512bh = unsafe { std::mem::transmute(_mm512_set1_epi32(black_box(0x3c00_3c00))) };
+            let mut sums = [_mm512_set1_ps(black_box(1.0)); 24];
+            for _ in 0..rounds {
+                for sum in &mut sums {
+                    *sum = _mm512_dpbf16_ps(*sum, a, a);
+                }
+            }
+            sums.iter().map(|s| _mm512_cvtss_f32(*s)).sum()
+        }
+    }
+}
