@@ -1,8 +1,10 @@
 //! An activation on its own, where no other operation can carry it.
 
-use super::host::by_reference;
-use super::{Activation, Case, Cost, HostArray, HostIo, Ins, Op, Fill, each_dtype, filled, normal, vector};
+use super::{Activation, Case, Cost, HostArray, HostIo, Ins, Op, Fill, each_dtype, filled, normal, vector, unsupported};
+use crate::device::cpu::elementwise::{self, Channels};
+use crate::device::cpu::simd::Elem;
 use crate::{DType, Result, Ty};
+use half::bf16;
 
 /// `y = act(x)`.
 ///
@@ -34,7 +36,11 @@ impl Op for Activate {
     }
 
     fn cpu(&self, io: &mut HostIo<'_>) -> Result<()> {
-        by_reference(self, io)
+        match io.out_ty(0).dtype {
+            DType::F32 => self.run::<f32>(io),
+            DType::Bf16 => self.run::<bf16>(io),
+            other => Err(unsupported(other)),
+        }
     }
 
     fn cost(&self, ins: &[Option<Ty>], outs: &[Ty]) -> Cost {
@@ -58,6 +64,23 @@ impl Op for Activate {
             cases.push(Case::new("many", Activate { act: Gelu }, vec![normal(t, [50_003])]));
             cases
         })
+    }
+}
+
+impl Activate {
+    fn run<T: Elem>(&self, io: &mut HostIo<'_>) -> Result<()> {
+        let (x, slope) = (io.input(0)?.values::<T>()?, io.opt(1));
+        let y = io.outs[0].values::<T>()?;
+        match slope {
+            None => elementwise::map(io.cpu, self.act, x, y),
+            Some(slope) => {
+                let slope = slope.f32()?;
+                let (zeros, ones) = (vec![0.0; slope.len()], vec![1.0; slope.len()]);
+                let channels = Channels { mean: &zeros, scale: &ones, shift: &zeros, slope: Some(slope) };
+                elementwise::per_channel(io.cpu, self.act, x, 1, |_| channels, y);
+            }
+        }
+        Ok(())
     }
 }
 

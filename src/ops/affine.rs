@@ -1,8 +1,10 @@
 //! Scale and shift per channel: an inference-time batch normalisation.
 
-use super::host::by_reference;
-use super::{Activation, Case, Cost, HostArray, HostIo, Ins, Op, Fill, each_dtype, filled, normal, vector};
+use super::{Activation, Case, Cost, HostArray, HostIo, Ins, Op, Fill, each_dtype, filled, normal, vector, unsupported};
+use crate::device::cpu::elementwise::{self, Channels};
+use crate::device::cpu::simd::Elem;
 use crate::{DType, Result, Shape, Ty};
+use half::bf16;
 
 /// `y = act((x − mean) / √(variance + eps) · weight + bias)` with stored statistics.
 ///
@@ -47,7 +49,11 @@ impl Op for Affine {
     }
 
     fn cpu(&self, io: &mut HostIo<'_>) -> Result<()> {
-        by_reference(self, io)
+        match io.out_ty(0).dtype {
+            DType::F32 => self.run::<f32>(io),
+            DType::Bf16 => self.run::<bf16>(io),
+            other => Err(unsupported(other)),
+        }
     }
 
     fn cost(&self, ins: &[Option<Ty>], outs: &[Ty]) -> Cost {
@@ -73,6 +79,19 @@ impl Op for Affine {
                 case("many rows", Activation::Silu, &[1, 70, 70, 10]),
             ]
         })
+    }
+}
+
+impl Affine {
+    fn run<T: Elem>(&self, io: &mut HostIo<'_>) -> Result<()> {
+        let x = io.input(0)?.values::<T>()?;
+        let [mean, variance, weight, shift] = [io.input(1)?.f32()?, io.input(2)?.f32()?, io.input(3)?.f32()?, io.input(4)?.f32()?];
+        let slope = io.opt(5).map(|s| s.f32()).transpose()?;
+        let scale = |(w, v): (&f32, &f32)| (f64::from(*w) / (f64::from(*v) + f64::from(self.eps)).sqrt()) as f32;
+        let scale: Vec<f32> = weight.iter().zip(variance).map(scale).collect();
+        let channels = Channels { mean, scale: &scale, shift, slope };
+        elementwise::per_channel(io.cpu, self.act, x, 1, |_| channels, io.outs[0].values::<T>()?);
+        Ok(())
     }
 }
 

@@ -1,8 +1,9 @@
 //! Multi-head scaled dot-product attention that never holds the score matrix.
 
-use super::host::by_reference;
-use super::{Case, Cost, HostArray, HostIo, Ins, Op, Fill, each_dtype, filled, normal};
-use crate::{Result, Ty};
+use super::{Case, Cost, HostArray, HostIo, Ins, Op, Fill, each_dtype, filled, normal, unsupported};
+use crate::device::cpu::attention::{self, Element, Rows};
+use crate::{DType, Result, Ty};
+use half::bf16;
 
 /// `softmax(q · kᵀ / √head_dim) · v` for each head.
 ///
@@ -113,7 +114,11 @@ impl Op for Attention {
     }
 
     fn cpu(&self, io: &mut HostIo<'_>) -> Result<()> {
-        by_reference(self, io)
+        match io.out_ty(0).dtype {
+            DType::F32 => self.run::<f32>(io),
+            DType::Bf16 => self.run::<bf16>(io),
+            other => Err(unsupported(other)),
+        }
     }
 
     fn cost(&self, ins: &[Option<Ty>], outs: &[Ty]) -> Cost {
@@ -158,6 +163,27 @@ impl Op for Attention {
             cases.push(Case::new("large scores", separate(2, false), vec![large, large, normal(t, [1, 64, 128])]));
             cases
         })
+    }
+}
+
+impl Attention {
+    fn run<T: Element>(&self, io: &mut HostIo<'_>) -> Result<()> {
+        let channels = io.out_ty(0).shape.last_axis();
+        let spans = self.spans(|i| io.opt(i).map_or(0, |t| t.ty.shape[1]), channels);
+        let rows = |s: Span| -> Result<Rows<'_, T>> {
+            Ok(Rows { data: io.input(s.input)?.values::<T>()?, stride: s.stride, column: s.column, count: s.rows })
+        };
+        let call = attention::Attention {
+            q: rows(spans[0])?,
+            k: rows(spans[1])?,
+            v: rows(spans[2])?,
+            images: io.out_ty(0).shape[0],
+            heads: self.heads,
+            head_dim: channels / self.heads,
+            causal: self.causal,
+        };
+        attention::attention(io.cpu, &call, io.outs[0].values::<T>()?);
+        Ok(())
     }
 }
 

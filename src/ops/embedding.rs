@@ -1,8 +1,10 @@
 //! Token embedding with pseudo-word slots.
 
-use super::host::by_reference;
-use super::{Case, Cost, HostArray, HostIo, Ins, Op, Fill, each_dtype, filled, normal};
+use super::{Activation, Case, Cost, HostArray, HostIo, Ins, Op, Fill, each_dtype, filled, normal, unsupported};
+use crate::device::cpu::elementwise::add;
+use crate::device::cpu::simd::Elem;
 use crate::{DType, Result, Ty};
+use half::bf16;
 
 /// Row `ids[b,t]` of the table, replaced by `embeds[b,i]` where `t = slots[b,i]`, plus row `t` of the position table.
 ///
@@ -58,7 +60,11 @@ impl Op for Embedding {
     }
 
     fn cpu(&self, io: &mut HostIo<'_>) -> Result<()> {
-        by_reference(self, io)
+        match io.out_ty(0).dtype {
+            DType::F32 => self.run::<f32>(io),
+            DType::Bf16 => self.run::<bf16>(io),
+            other => Err(unsupported(other)),
+        }
     }
 
     fn cost(&self, ins: &[Option<Ty>], outs: &[Ty]) -> Cost {
@@ -81,6 +87,31 @@ impl Op for Embedding {
                 Case::new("ids outside the table", Embedding, vec![ids(2, 20, -20.0, 90.0), tables[0], tables[1]]),
             ]
         })
+    }
+}
+
+impl Embedding {
+    fn run<T: Elem>(&self, io: &mut HostIo<'_>) -> Result<()> {
+        let (ids, positions) = (io.input(0)?, io.input(2)?.values::<T>()?);
+        let (table, c) = (io.input(1)?.values::<T>()?, io.out_ty(0).shape.last_axis());
+        let tokens = ids.ty.shape[1];
+        let ids = ids.i32()?;
+        let slots = io.opt(3).map(|s| s.i32()).transpose()?.unwrap_or(&[]);
+        let embeds = io.opt(4).map(|e| e.f32()).transpose()?.unwrap_or(&[]);
+        let k = slots.len() / (ids.len() / tokens);
+        let cpu = io.cpu;
+        for (i, y) in io.outs[0].values::<T>()?.chunks_exact_mut(c).enumerate() {
+            let (image, token) = (i / tokens, i % tokens);
+            let position = &positions[token * c..][..c];
+            let slot = (image * k..(image + 1) * k).rev().find(|&s| usize::try_from(slots[s]) == Ok(token));
+            let word = usize::try_from(ids[i]).ok().and_then(|id| table.get(id * c..(id + 1) * c));
+            match (slot, word) {
+                (Some(s), _) => add(cpu, Activation::None, &embeds[s * c..][..c], position, y),
+                (None, Some(word)) => add(cpu, Activation::None, word, position, y),
+                (None, None) => add(cpu, Activation::None, &vec![f32::NAN; c], position, y),
+            }
+        }
+        Ok(())
     }
 }
 

@@ -1,8 +1,10 @@
 //! Group normalisation of channels-last values, with an optional SiLU.
 
-use super::host::by_reference;
-use super::{Case, Cost, HostArray, HostIo, Ins, Op, CaseInput, Fill, each_dtype, filled, normal, vector};
+use super::{Case, Cost, HostArray, HostIo, Ins, Op, CaseInput, Fill, each_dtype, filled, normal, vector, unsupported};
+use crate::device::cpu::group_norm::{Shape, group_norm};
+use crate::device::cpu::simd::Elem;
 use crate::{DType, Result, Ty};
+use half::bf16;
 
 /// `y = silu?((x − mean) / √(variance + eps) · weight + bias)`, statistics over each image and group of channels.
 ///
@@ -59,7 +61,11 @@ impl Op for GroupNorm {
     }
 
     fn cpu(&self, io: &mut HostIo<'_>) -> Result<()> {
-        by_reference(self, io)
+        match io.out_ty(0).dtype {
+            DType::F32 => self.run::<f32>(io),
+            DType::Bf16 => self.run::<bf16>(io),
+            other => Err(unsupported(other)),
+        }
     }
 
     fn cost(&self, ins: &[Option<Ty>], outs: &[Ty]) -> Cost {
@@ -87,6 +93,15 @@ impl Op for GroupNorm {
                 case("constant", norm(4, true), filled(t, [1, 10, 10, 16], Fill::Uniform(3.0, 3.0))),
             ]
         })
+    }
+}
+
+impl GroupNorm {
+    fn run<T: Elem>(&self, io: &mut HostIo<'_>) -> Result<()> {
+        let (x, weight, bias) = (io.input(0)?, io.input(1)?.f32()?, io.input(2)?.f32()?);
+        let shape = Shape { images: x.ty.shape[0], groups: self.groups, eps: self.eps, silu: self.silu };
+        group_norm(io.cpu, shape, x.values::<T>()?, weight, bias, io.outs[0].values::<T>()?);
+        Ok(())
     }
 }
 

@@ -1,8 +1,10 @@
 //! Layer normalisation over the last axis.
 
-use super::host::by_reference;
-use super::{Case, Cost, HostArray, HostIo, Ins, Op, CaseInput, Fill, each_dtype, filled, normal, vector};
+use super::{Case, Cost, HostArray, HostIo, Ins, Op, CaseInput, Fill, each_dtype, filled, normal, vector, unsupported};
+use crate::device::cpu::rows;
+use crate::device::cpu::simd::Elem;
 use crate::{DType, Result, Ty};
+use half::bf16;
 
 /// `y = (x − mean) / √(variance + eps) · weight + bias`, statistics over the last axis.
 ///
@@ -43,7 +45,11 @@ impl Op for LayerNorm {
     }
 
     fn cpu(&self, io: &mut HostIo<'_>) -> Result<()> {
-        by_reference(self, io)
+        match io.out_ty(0).dtype {
+            DType::F32 => self.run::<f32>(io),
+            DType::Bf16 => self.run::<bf16>(io),
+            other => Err(unsupported(other)),
+        }
     }
 
     fn cost(&self, ins: &[Option<Ty>], outs: &[Ty]) -> Cost {
@@ -68,6 +74,14 @@ impl Op for LayerNorm {
                 case("far from zero", filled(t, [9, 128], Fill::Uniform(99.0, 101.0))),
             ]
         })
+    }
+}
+
+impl LayerNorm {
+    fn run<T: Elem>(&self, io: &mut HostIo<'_>) -> Result<()> {
+        let (x, w, b) = (io.input(0)?.values::<T>()?, io.input(1)?.f32()?, io.input(2)?.f32()?);
+        rows::layer_norm(io.cpu, self.eps, x, w, b, io.outs[0].values::<T>()?);
+        Ok(())
     }
 }
 

@@ -1,8 +1,10 @@
 //! Mean over the middle axis: pooled image features.
 
-use super::host::by_reference;
-use super::{Case, Cost, HostArray, HostIo, Ins, Op, each_dtype, normal};
-use crate::{Result, Ty};
+use super::{Case, Cost, HostArray, HostIo, Ins, Op, each_dtype, normal, unsupported};
+use crate::device::cpu::pool::mean_rows;
+use crate::device::cpu::simd::Elem;
+use crate::{DType, Result, Ty};
+use half::bf16;
 
 /// `y[b,c] = mean over s of x[b,s,c]`. Input `[B,S,C]`, output `[B,C]` of x's type.
 #[derive(Clone, Debug, PartialEq)]
@@ -26,7 +28,11 @@ impl Op for MeanRows {
     }
 
     fn cpu(&self, io: &mut HostIo<'_>) -> Result<()> {
-        by_reference(self, io)
+        match io.out_ty(0).dtype {
+            DType::F32 => self.run::<f32>(io),
+            DType::Bf16 => self.run::<bf16>(io),
+            other => Err(unsupported(other)),
+        }
     }
 
     fn cost(&self, ins: &[Option<Ty>], outs: &[Ty]) -> Cost {
@@ -39,6 +45,14 @@ impl Op for MeanRows {
             let case = |name: &str, shape: [usize; 3]| Case::new(name, MeanRows, vec![normal(t, shape)]);
             vec![case("patches", [2, 197, 40]), case("odd", [3, 5, 7]), case("one row", [2, 1, 33]), case("long", [1, 4096, 65])]
         })
+    }
+}
+
+impl MeanRows {
+    fn run<T: Elem>(&self, io: &mut HostIo<'_>) -> Result<()> {
+        let x = io.input(0)?;
+        mean_rows(io.cpu, x.ty.shape[0], x.ty.shape[2], x.values::<T>()?, io.outs[0].values::<T>()?);
+        Ok(())
     }
 }
 

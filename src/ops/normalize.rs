@@ -1,8 +1,10 @@
 //! Vectors of unit length.
 
-use super::host::by_reference;
-use super::{Case, Cost, HostArray, HostIo, Ins, Op, Fill, each_dtype, filled, normal};
-use crate::{Result, Ty};
+use super::{Case, Cost, HostArray, HostIo, Ins, Op, Fill, each_dtype, filled, normal, unsupported};
+use crate::device::cpu::rows;
+use crate::device::cpu::simd::Elem;
+use crate::{DType, Result, Ty};
+use half::bf16;
 
 /// `y = x / max(‖x‖, eps)` over the last axis.
 #[derive(Clone, Debug, PartialEq)]
@@ -30,7 +32,11 @@ impl Op for Normalize {
     }
 
     fn cpu(&self, io: &mut HostIo<'_>) -> Result<()> {
-        by_reference(self, io)
+        match io.out_ty(0).dtype {
+            DType::F32 => self.run::<f32>(io),
+            DType::Bf16 => self.run::<bf16>(io),
+            other => Err(unsupported(other)),
+        }
     }
 
     fn cost(&self, ins: &[Option<Ty>], outs: &[Ty]) -> Cost {
@@ -48,6 +54,14 @@ impl Op for Normalize {
                 case("small", filled(t, [4, 100], Fill::Normal(1e-6))),
             ]
         })
+    }
+}
+
+impl Normalize {
+    fn run<T: Elem>(&self, io: &mut HostIo<'_>) -> Result<()> {
+        let x = io.input(0)?;
+        rows::normalize(io.cpu, self.eps, x.ty.shape.last_axis(), x.values::<T>()?, io.outs[0].values::<T>()?);
+        Ok(())
     }
 }
 

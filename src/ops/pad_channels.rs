@@ -1,7 +1,7 @@
 //! Zero channels after the last one: how BlazeFace widens its shortcuts.
 
-use super::host::by_reference;
 use super::{Case, Cost, HostArray, HostIo, Ins, Op, each_dtype, normal};
+use crate::device::cpu::copy;
 use crate::{Result, Ty};
 
 /// `x [..,C]` with zeros up to `channels` in the last axis.
@@ -29,7 +29,10 @@ impl Op for PadChannels {
     }
 
     fn cpu(&self, io: &mut HostIo<'_>) -> Result<()> {
-        by_reference(self, io)
+        let x = io.input(0)?;
+        let bytes = x.ty.dtype.size();
+        copy::beside(io.cpu, &[(x.data, x.ty.shape.last_axis() * bytes)], self.channels * bytes, io.outs[0].data);
+        Ok(())
     }
 
     fn cost(&self, ins: &[Option<Ty>], outs: &[Ty]) -> Cost {

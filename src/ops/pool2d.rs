@@ -1,8 +1,10 @@
 //! Pooling of channels-last images.
 
-use super::host::by_reference;
-use super::{Case, Cost, HostArray, HostIo, Ins, Op, each_dtype, normal};
-use crate::{Result, Ty};
+use super::{Case, Cost, HostArray, HostIo, Ins, Op, each_dtype, normal, unsupported};
+use crate::device::cpu::pool::{Window, pool};
+use crate::device::cpu::simd::Elem;
+use crate::{DType, Result, Ty};
+use half::bf16;
 
 /// Largest or mean value of each window. Padding never counts: it is neither a maximum nor part of a mean.
 ///
@@ -68,7 +70,11 @@ impl Op for Pool2d {
     }
 
     fn cpu(&self, io: &mut HostIo<'_>) -> Result<()> {
-        by_reference(self, io)
+        match io.out_ty(0).dtype {
+            DType::F32 => self.run::<f32>(io),
+            DType::Bf16 => self.run::<bf16>(io),
+            other => Err(unsupported(other)),
+        }
     }
 
     fn cost(&self, ins: &[Option<Ty>], outs: &[Ty]) -> Cost {
@@ -90,6 +96,21 @@ impl Op for Pool2d {
             }
             cases
         })
+    }
+}
+
+impl Pool2d {
+    fn run<T: Elem>(&self, io: &mut HostIo<'_>) -> Result<()> {
+        let (x, out) = (io.input(0)?, io.out_ty(0));
+        let size = [x.ty.shape[1], x.ty.shape[2], x.ty.shape[3]];
+        let window = Window {
+            kernel: self.kernel,
+            stride: self.stride,
+            before: [self.padding[0], self.padding[1]],
+            max: self.kind == Pooling::Max,
+        };
+        pool(io.cpu, window, x.values::<T>()?, size, [out.shape[1], out.shape[2]], io.outs[0].values::<T>()?);
+        Ok(())
     }
 }
 

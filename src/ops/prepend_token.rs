@@ -1,8 +1,10 @@
 //! The class token before the patches, and positions on all of them.
 
-use super::host::by_reference;
-use super::{Case, Cost, HostArray, HostIo, Ins, Op, each_dtype, normal, vector};
+use super::{Activation, Case, Cost, HostArray, HostIo, Ins, Op, each_dtype, normal, vector, unsupported};
+use crate::device::cpu::elementwise::add;
+use crate::device::cpu::simd::Elem;
 use crate::{DType, Result, Ty};
+use half::bf16;
 
 /// `y[:,0] = class + positions[0]`, `y[:,1+p] = patches[:,p] + positions[1+p]`.
 ///
@@ -36,7 +38,11 @@ impl Op for PrependToken {
     }
 
     fn cpu(&self, io: &mut HostIo<'_>) -> Result<()> {
-        by_reference(self, io)
+        match io.out_ty(0).dtype {
+            DType::F32 => self.run::<f32>(io),
+            DType::Bf16 => self.run::<bf16>(io),
+            other => Err(unsupported(other)),
+        }
     }
 
     fn cost(&self, ins: &[Option<Ty>], outs: &[Ty]) -> Cost {
@@ -50,6 +56,22 @@ impl Op for PrependToken {
             };
             vec![case("patches", [2, 49, 40]), case("odd", [3, 1, 7]), case("larger", [2, 196, 192])]
         })
+    }
+}
+
+impl PrependToken {
+    fn run<T: Elem>(&self, io: &mut HostIo<'_>) -> Result<()> {
+        let (x, class, positions) = (io.input(0)?, io.input(1)?.f32()?, io.input(2)?.f32()?);
+        let (patches, c) = (x.values::<T>()?, class.len());
+        let image = patches.len() / x.ty.shape[0];
+        let (first, rest) = positions.split_at(c);
+        let images = io.outs[0].values::<T>()?.chunks_exact_mut(image + c).zip(patches.chunks_exact(image));
+        for (y, patches) in images {
+            let (token, y) = y.split_at_mut(c);
+            add(io.cpu, Activation::None, class, first, token);
+            add(io.cpu, Activation::None, patches, rest, y);
+        }
+        Ok(())
     }
 }
 

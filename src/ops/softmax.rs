@@ -1,8 +1,10 @@
 //! Softmax over the last axis: class probabilities. Attention has its own.
 
-use super::host::by_reference;
-use super::{Case, Cost, HostArray, HostIo, Ins, Op, Fill, each_dtype, filled, normal};
-use crate::{Result, Ty};
+use super::{Case, Cost, HostArray, HostIo, Ins, Op, Fill, each_dtype, filled, normal, unsupported};
+use crate::device::cpu::rows;
+use crate::device::cpu::simd::Elem;
+use crate::{DType, Result, Ty};
+use half::bf16;
 
 /// `y = exp(x − max) / Σ exp(x − max)` over the last axis.
 #[derive(Clone, Debug, PartialEq)]
@@ -28,7 +30,11 @@ impl Op for Softmax {
     }
 
     fn cpu(&self, io: &mut HostIo<'_>) -> Result<()> {
-        by_reference(self, io)
+        match io.out_ty(0).dtype {
+            DType::F32 => self.run::<f32>(io),
+            DType::Bf16 => self.run::<bf16>(io),
+            other => Err(unsupported(other)),
+        }
     }
 
     fn cost(&self, ins: &[Option<Ty>], outs: &[Ty]) -> Cost {
@@ -47,6 +53,14 @@ impl Op for Softmax {
                 case("large", filled(t, [6, 50], Fill::Normal(200.0))),
             ]
         })
+    }
+}
+
+impl Softmax {
+    fn run<T: Elem>(&self, io: &mut HostIo<'_>) -> Result<()> {
+        let x = io.input(0)?;
+        rows::softmax(io.cpu, x.ty.shape.last_axis(), x.values::<T>()?, io.outs[0].values::<T>()?);
+        Ok(())
     }
 }
 

@@ -1,27 +1,34 @@
 //! The CPU device: threads, instruction sets and the kernels that use them.
 
 mod amx;
+pub(crate) mod attention;
+mod attention_words;
 mod blocking;
 mod buffer;
+pub(crate) mod copy;
 mod depthwise;
+pub(crate) mod elementwise;
 mod epilogue;
 pub(crate) mod gather;
 mod gemm;
+pub(crate) mod group_norm;
 mod isa;
 pub(crate) mod math;
 mod micro;
 #[cfg(target_arch = "x86_64")]
 mod micro_dot;
 mod pack;
+pub(crate) mod pool;
+pub(crate) mod rows;
 pub(crate) mod simd;
 #[cfg(target_arch = "x86_64")]
 mod simd_avx2;
 #[cfg(target_arch = "x86_64")]
 mod simd_avx512;
 mod simd_portable;
+pub(crate) mod split;
 
 pub use buffer::AlignedBuffer;
-#[allow(unused_imports)] // other kernels use it
 pub(crate) use buffer::with_scratch;
 pub(crate) use epilogue::Epilogue;
 pub(crate) use gather::{Source, Windows};

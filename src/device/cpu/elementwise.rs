@@ -1,0 +1,147 @@
+//! Operations that look at one element at a time, with or without parameters for each channel.
+
+use super::Cpu;
+use super::math::activate;
+use super::simd::{Elem, Simd, Task, dispatch, load_some, store_some};
+use super::split::{GRAIN, rows_per_task};
+use crate::ops::Activation;
+
+/// `y = act(x)`, converted from one storage type to another.
+pub(crate) fn map<X: Elem, Y: Elem>(cpu: &Cpu, act: Activation, x: &[X], y: &mut [Y]) {
+    cpu.parallel_blocks(y, 1, GRAIN, |y, _, start| {
+        // SAFETY: the device has its instruction set; x is as long as y.
+        unsafe { dispatch(cpu.isa(), Map { act, x: &x[start..][..y.len()], y }) }
+    });
+}
+
+/// `y = act(a + b)`.
+pub(crate) fn add<A: Elem, B: Elem, Y: Elem>(cpu: &Cpu, act: Activation, a: &[A], b: &[B], y: &mut [Y]) {
+    cpu.parallel_blocks(y, 1, GRAIN, |y, _, start| {
+        let (a, b) = (&a[start..][..y.len()], &b[start..][..y.len()]);
+        // SAFETY: the device has its instruction set; a and b are as long as y.
+        unsafe { dispatch(cpu.isa(), Sum { act, a, b, y }) }
+    });
+}
+
+/// Parameters of [`per_channel`], each as long as a row.
+#[derive(Clone, Copy)]
+pub(crate) struct Channels<'a> {
+    pub(crate) mean: &'a [f32],
+    pub(crate) scale: &'a [f32],
+    pub(crate) shift: &'a [f32],
+    /// For [`Activation::PRelu`].
+    pub(crate) slope: Option<&'a [f32]>,
+}
+
+/// `y = act((x − mean) · scale + shift)` on the rows of several images, each with its own parameters.
+pub(crate) fn per_channel<'a, T: Elem>(
+    cpu: &Cpu,
+    act: Activation,
+    x: &[T],
+    images: usize,
+    channels: impl Fn(usize) -> Channels<'a> + Sync + Send,
+    y: &mut [T],
+) {
+    let (c, image) = (channels(0).mean.len(), y.len() / images);
+    cpu.parallel_blocks(y, images, rows_per_task(c) * c, |y, i, start| {
+        let task = PerChannel { act, x: &x[i * image + start..][..y.len()], channels: channels(i), y };
+        // SAFETY: the device has its instruction set; x and y are as long, a multiple of the parameters.
+        unsafe { dispatch(cpu.isa(), task) }
+    });
+}
+
+struct Map<'a, X, Y> {
+    act: Activation,
+    x: &'a [X],
+    y: &'a mut [Y],
+}
+
+impl<X: Elem, Y: Elem> Task for Map<'_, X, Y> {
+    type Out = ();
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let full = self.y.len() / S::LANES * S::LANES;
+        let (x, y) = (self.x.as_ptr(), self.y.as_mut_ptr());
+        // SAFETY: all places are inside x and y.
+        unsafe {
+            let zero = S::splat(0.0);
+            for i in (0..full).step_by(S::LANES) {
+                Y::store::<S>(y.add(i), activate::<S>(self.act, X::load::<S>(x.add(i)), zero));
+            }
+            let rest = self.y.len() - full;
+            let v = load_some::<S, X>(x.add(full), rest);
+            store_some::<S, Y>(y.add(full), rest, activate::<S>(self.act, v, zero));
+        }
+    }
+}
+
+struct Sum<'a, A, B, Y> {
+    act: Activation,
+    a: &'a [A],
+    b: &'a [B],
+    y: &'a mut [Y],
+}
+
+impl<A: Elem, B: Elem, Y: Elem> Task for Sum<'_, A, B, Y> {
+    type Out = ();
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let full = self.y.len() / S::LANES * S::LANES;
+        let (a, b, y) = (self.a.as_ptr(), self.b.as_ptr(), self.y.as_mut_ptr());
+        // SAFETY: all places are inside a, b and y.
+        unsafe {
+            let zero = S::splat(0.0);
+            for i in (0..full).step_by(S::LANES) {
+                let v = S::add(A::load::<S>(a.add(i)), B::load::<S>(b.add(i)));
+                Y::store::<S>(y.add(i), activate::<S>(self.act, v, zero));
+            }
+            let rest = self.y.len() - full;
+            let v = S::add(load_some::<S, A>(a.add(full), rest), load_some::<S, B>(b.add(full), rest));
+            store_some::<S, Y>(y.add(full), rest, activate::<S>(self.act, v, zero));
+        }
+    }
+}
+
+struct PerChannel<'a, T> {
+    act: Activation,
+    x: &'a [T],
+    channels: Channels<'a>,
+    y: &'a mut [T],
+}
+
+impl<T: Elem> Task for PerChannel<'_, T> {
+    type Out = ();
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let c = self.channels.mean.len();
+        let full = c / S::LANES * S::LANES;
+        for (x, y) in self.x.chunks_exact(c).zip(self.y.chunks_exact_mut(c)) {
+            // SAFETY: x, y and the parameters hold c values.
+            unsafe {
+                for i in (0..full).step_by(S::LANES) {
+                    channel_vector::<S, T>(self.act, x.as_ptr().add(i), &self.channels, i, S::LANES, y.as_mut_ptr().add(i));
+                }
+                channel_vector::<S, T>(self.act, x.as_ptr().add(full), &self.channels, full, c - full, y.as_mut_ptr().add(full));
+            }
+        }
+    }
+}
+
+/// `n` channels of one row from channel `at` on.
+#[inline(always)]
+unsafe fn channel_vector<S: Simd, T: Elem>(act: Activation, x: *const T, channels: &Channels<'_>, at: usize, n: usize, y: *mut T) {
+    // SAFETY: as the caller promises: x and y are valid for n values, the parameters for at + n.
+    unsafe {
+        if n == 0 {
+            return;
+        }
+        let slope = match channels.slope {
+            Some(slope) => load_some::<S, f32>(slope.as_ptr().add(at), n),
+            None => S::splat(0.0),
+        };
+        let centred = S::sub(load_some::<S, T>(x, n), load_some::<S, f32>(channels.mean.as_ptr().add(at), n));
+        let scale = load_some::<S, f32>(channels.scale.as_ptr().add(at), n);
+        let v = S::fma(centred, scale, load_some::<S, f32>(channels.shift.as_ptr().add(at), n));
+        store_some::<S, T>(y, n, activate::<S>(act, v, slope));
+    }
+}

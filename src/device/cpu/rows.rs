@@ -1,0 +1,179 @@
+//! Operations on each row by itself: layer normalisation, softmax, unit length.
+
+use super::Cpu;
+use super::math::exp;
+use super::simd::{Elem, Simd, Task, dispatch, load_some, store_some};
+use super::split::rows_per_task;
+
+/// `y = (x − mean) / √(variance + eps) · weight + bias` on rows as long as `weight`.
+pub(crate) fn layer_norm<T: Elem>(cpu: &Cpu, eps: f32, x: &[T], weight: &[f32], bias: &[f32], y: &mut [T]) {
+    let c = weight.len();
+    cpu.parallel_blocks(y, 1, rows_per_task(c) * c, |y, _, start| {
+        let x = &x[start..][..y.len()];
+        // SAFETY: the device has its instruction set; x and y are as long, bias as long as weight.
+        unsafe { dispatch(cpu.isa(), LayerNorm { eps, x, weight, bias, y }) }
+    });
+}
+
+/// `y = exp(x − max) / Σ exp(x − max)` on rows of `c` values.
+pub(crate) fn softmax<T: Elem>(cpu: &Cpu, c: usize, x: &[T], y: &mut [T]) {
+    cpu.parallel_blocks(y, 1, rows_per_task(c) * c, |y, _, start| {
+        let x = &x[start..][..y.len()];
+        // SAFETY: the device has its instruction set; x and y are as long.
+        unsafe { dispatch(cpu.isa(), Softmax { c, x, y }) }
+    });
+}
+
+/// `y = x / max(‖x‖, eps)` on rows of `c` values.
+pub(crate) fn normalize<T: Elem>(cpu: &Cpu, eps: f32, c: usize, x: &[T], y: &mut [T]) {
+    cpu.parallel_blocks(y, 1, rows_per_task(c) * c, |y, _, start| {
+        let x = &x[start..][..y.len()];
+        // SAFETY: the device has its instruction set; x and y are as long.
+        unsafe { dispatch(cpu.isa(), Normalize { eps, c, x, y }) }
+    });
+}
+
+struct LayerNorm<'a, T> {
+    eps: f32,
+    x: &'a [T],
+    weight: &'a [f32],
+    bias: &'a [f32],
+    y: &'a mut [T],
+}
+
+impl<T: Elem> Task for LayerNorm<'_, T> {
+    type Out = ();
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let c = self.weight.len();
+        let (w, b) = (self.weight.as_ptr(), self.bias.as_ptr());
+        for (x, y) in self.x.chunks_exact(c).zip(self.y.chunks_exact_mut(c)) {
+            // SAFETY: x, y, w and b hold c values.
+            unsafe {
+                let mean = sum::<S, T>(x) / c as f32;
+                let variance = squares::<S, T>(x, mean) / c as f32;
+                let (mean, scale) = (S::splat(mean), S::splat(1.0 / (variance + self.eps).sqrt()));
+                for i in (0..c).step_by(S::LANES) {
+                    let n = S::LANES.min(c - i);
+                    let v = S::mul(S::sub(load_some::<S, T>(x.as_ptr().add(i), n), mean), scale);
+                    let v = S::fma(v, load_some::<S, f32>(w.add(i), n), load_some::<S, f32>(b.add(i), n));
+                    store_some::<S, T>(y.as_mut_ptr().add(i), n, v);
+                }
+            }
+        }
+    }
+}
+
+struct Softmax<'a, T> {
+    c: usize,
+    x: &'a [T],
+    y: &'a mut [T],
+}
+
+impl<T: Elem> Task for Softmax<'_, T> {
+    type Out = ();
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        for (x, y) in self.x.chunks_exact(self.c).zip(self.y.chunks_exact_mut(self.c)) {
+            let mut top = f32::NEG_INFINITY;
+            for v in x {
+                top = top.max(v.widen());
+            }
+            // SAFETY: x and y hold c values, the buffer the widest vector.
+            unsafe {
+                let mut total = 0.0;
+                for i in (0..self.c).step_by(S::LANES) {
+                    let n = S::LANES.min(self.c - i);
+                    let mut buffer = [0.0; 16];
+                    S::store(buffer.as_mut_ptr(), exp::<S>(S::sub(load_some::<S, T>(x.as_ptr().add(i), n), S::splat(top))));
+                    total += pairwise(&mut buffer, n);
+                }
+                let scale = S::splat(1.0 / total);
+                for i in (0..self.c).step_by(S::LANES) {
+                    let n = S::LANES.min(self.c - i);
+                    let e = exp::<S>(S::sub(load_some::<S, T>(x.as_ptr().add(i), n), S::splat(top)));
+                    store_some::<S, T>(y.as_mut_ptr().add(i), n, S::mul(e, scale));
+                }
+            }
+        }
+    }
+}
+
+struct Normalize<'a, T> {
+    eps: f32,
+    c: usize,
+    x: &'a [T],
+    y: &'a mut [T],
+}
+
+impl<T: Elem> Task for Normalize<'_, T> {
+    type Out = ();
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        for (x, y) in self.x.chunks_exact(self.c).zip(self.y.chunks_exact_mut(self.c)) {
+            // f64, because the squares of small or large f32 values leave the range of f32
+            let mut total = 0.0;
+            for v in x {
+                total += f64::from(v.widen()) * f64::from(v.widen());
+            }
+            let length = total.sqrt().max(f64::from(self.eps));
+            for (x, y) in x.iter().zip(y) {
+                // SAFETY: x and y are one value each.
+                unsafe { store_some::<S, T>(y, 1, S::splat((f64::from(x.widen()) / length) as f32)) };
+            }
+        }
+    }
+}
+
+/// Σ x
+#[inline(always)]
+unsafe fn sum<S: Simd, T: Elem>(x: &[T]) -> f32 {
+    // SAFETY: as the caller promises; all places are inside x.
+    unsafe { reduce::<S, T, false>(x, 0.0) }
+}
+
+/// Σ (x − mean)²
+#[inline(always)]
+unsafe fn squares<S: Simd, T: Elem>(x: &[T], mean: f32) -> f32 {
+    // SAFETY: as the caller promises; all places are inside x.
+    unsafe { reduce::<S, T, true>(x, mean) }
+}
+
+#[inline(always)]
+unsafe fn reduce<S: Simd, T: Elem, const SQUARED: bool>(x: &[T], centre: f32) -> f32 {
+    // independent sums, because each addition waits for the one before
+    const CHAINS: usize = 4;
+    // SAFETY: as the caller promises; all places are inside x, and the buffer holds the widest vector.
+    unsafe {
+        let c = S::splat(centre);
+        let mut sums = [S::splat(0.0); CHAINS];
+        let full = x.len() / S::LANES;
+        for i in 0..full {
+            let v = S::sub(T::load::<S>(x.as_ptr().add(i * S::LANES)), c);
+            let s = &mut sums[i % CHAINS];
+            *s = if SQUARED { S::fma(v, v, *s) } else { S::add(*s, v) };
+        }
+        let mut buffer = [0.0; 16];
+        S::store(buffer.as_mut_ptr(), S::add(S::add(sums[0], sums[1]), S::add(sums[2], sums[3])));
+        let mut total = pairwise(&mut buffer, S::LANES);
+        for v in &x[full * S::LANES..] {
+            let v = v.widen() - centre;
+            total += if SQUARED { v * v } else { v };
+        }
+        total
+    }
+}
+
+/// Sum of the first `n` values, in a tree.
+#[inline(always)]
+fn pairwise(values: &mut [f32; 16], n: usize) -> f32 {
+    for v in &mut values[n..] {
+        *v = 0.0;
+    }
+    for half in [8, 4, 2, 1] {
+        for i in 0..half {
+            values[i] += values[i + half];
+        }
+    }
+    values[0]
+}
