@@ -47,8 +47,6 @@ pub(crate) trait Simd: Copy {
     unsafe fn if_positive(x: Self::V, yes: Self::V, no: Self::V) -> Self::V;
     /// p · 2ⁿ where `shifted` is n + 1.5 · 2²³ and nothing over- or underflows
     unsafe fn scale(p: Self::V, shifted: Self::V) -> Self::V;
-    /// 1 / √x, correctly rounded operations only
-    unsafe fn rsqrt(x: Self::V) -> Self::V;
 }
 
 /// Work that is compiled once for each instruction set.

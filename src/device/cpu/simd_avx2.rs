@@ -90,8 +90,4 @@ impl Simd for Avx2 {
             _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(p), exponent))
         }
     }
-    #[inline(always)]
-    unsafe fn rsqrt(x: Self::V) -> Self::V {
-        unsafe { _mm256_div_ps(_mm256_set1_ps(1.0), _mm256_sqrt_ps(x)) }
-    }
 }

@@ -88,8 +88,4 @@ impl Simd for Avx512 {
             _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(p), exponent))
         }
     }
-    #[inline(always)]
-    unsafe fn rsqrt(x: Self::V) -> Self::V {
-        unsafe { _mm512_div_ps(_mm512_set1_ps(1.0), _mm512_sqrt_ps(x)) }
-    }
 }

@@ -86,8 +86,4 @@ impl Simd for Portable {
     unsafe fn scale(p: Self::V, shifted: Self::V) -> Self::V {
         map(p, shifted, |p, n| f32::from_bits(p.to_bits().wrapping_add(n.to_bits() << 23)))
     }
-    #[inline(always)]
-    unsafe fn rsqrt(x: Self::V) -> Self::V {
-        x.map(|x| 1.0 / x.sqrt())
-    }
 }
