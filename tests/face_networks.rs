@@ -1,4 +1,5 @@
 //! Level 7: each face network on stored inputs, against the original runtimes; IResNet against arcface_torch.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
 use dreamid_engine::device::Device;
 use dreamid_engine::exec::Executable;

@@ -1,4 +1,5 @@
 //! Level 8: faces in real photographs, against the original runtimes (onnxruntime, LiteRT, facenet-pytorch; `tests/fixtures/README.md`).
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
 use dreamid_engine::device::Device;
 use dreamid_engine::pipeline::{EMBEDDING, Face, FaceAnalyser, FaceError, Filter, Image, MIN_FACE_SIDE, Search, Selection, choose, resize};

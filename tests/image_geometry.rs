@@ -1,4 +1,5 @@
 //! Level 8: resizing, preprocessing, similarity transforms and warps against Pillow, torchvision, scipy and Umeyama's method by SVD.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
 use dreamid_engine::Tensor;
 use dreamid_engine::pipeline::{

@@ -1,4 +1,5 @@
 //! Level 8: photographs from files: formats, orientation, transparency, depth, and everything that can be wrong with a file.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
 use dreamid_engine::Error;
 use dreamid_engine::pipeline::{Image, MAX_PIXELS};

@@ -6,7 +6,7 @@ use crate::{Result, Tensor};
 
 /// Mean and standard deviation of CLIP's training pictures, per channel, of values 0 to 1.
 const CLIP_MEAN: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
-const CLIP_STD: [f32; 3] = [0.268_629_54, 0.261_302_58, 0.275_777_11];
+const CLIP_STD: [f32; 3] = [0.268_629_55, 0.261_302_6, 0.275_777_1];
 
 /// `[1,size,size,3]` as CLIP's published preprocessing gives it: shorter side to `size` by bicubic, centre crop, mean and deviation.
 pub fn clip_input(image: &Image, size: usize) -> Result<Tensor> {

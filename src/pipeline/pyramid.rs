@@ -130,8 +130,8 @@ impl Candidate {
     fn make_square(&mut self) {
         let size = self.size(0.0);
         let side = size[0].max(size[1]);
-        for c in 0..2 {
-            self.corners[c] = self.corners[c] + size[c] * 0.5 - side * 0.5;
+        for (c, length) in size.into_iter().enumerate() {
+            self.corners[c] = self.corners[c] + length * 0.5 - side * 0.5;
             self.corners[c + 2] = self.corners[c] + side;
         }
     }
@@ -141,7 +141,7 @@ impl Candidate {
         let [x0, y0, x1, y1] = self.corners.map(|v| v as i64);
         let (left, top) = (x0.max(1) - 1, y0.max(1) - 1);
         let (right, bottom) = (x1.min(image.width() as i64), y1.min(image.height() as i64));
-        (right > left && bottom > top).then(|| Region {
+        (right > left && bottom > top).then_some(Region {
             left: left as usize,
             top: top as usize,
             right: right as usize,

@@ -156,24 +156,26 @@ fn resample<T: Sample>(image: &Image<T>, (x, columns): (i64, &[Taps]), (y, rows)
     let first = rows.iter().filter(|r| !r.1.is_empty()).map(|r| r.0).min().unwrap_or(0);
     let end = rows.iter().map(|r| r.0 + r.1.len()).max().unwrap_or(0).max(first);
     let width = columns.len();
-    let mut narrow = Vec::with_capacity(3 * width * (end - first));
-    for y in first..end {
-        for (x, weights) in &columns {
+    let mut narrow = vec![T::default(); 3 * width * (end - first)];
+    for (y, out) in (first..end).zip(narrow.chunks_exact_mut(3 * width)) {
+        let row = image.row(y, 0, image.width());
+        for ((x, weights), out) in columns.iter().zip(out.chunks_exact_mut(3)) {
             let mut sum = [T::START; 3];
-            for (pixel, &w) in image.row(y, *x, *x + weights.len()).chunks_exact(3).zip(weights) {
+            for (pixel, &w) in row[3 * x..][..3 * weights.len()].chunks_exact(3).zip(weights) {
                 sum = [pixel[0].add(w, sum[0]), pixel[1].add(w, sum[1]), pixel[2].add(w, sum[2])];
             }
-            narrow.extend(sum.map(T::finish));
+            out.copy_from_slice(&sum.map(T::finish));
         }
     }
-    let mut pixels = Vec::with_capacity(3 * width * rows.len());
-    for (y, weights) in &rows {
-        let mut sums = vec![T::START; 3 * width];
+    let mut pixels = vec![T::default(); 3 * width * rows.len()];
+    let mut sums = vec![T::START; 3 * width];
+    for ((y, weights), out) in rows.iter().zip(pixels.chunks_exact_mut(3 * width)) {
+        sums.fill(T::START);
         for (i, &w) in weights.iter().enumerate() {
             let row = &narrow[3 * width * (y + i - first)..][..3 * width];
             sums.iter_mut().zip(row).for_each(|(sum, pixel)| *sum = pixel.add(w, *sum));
         }
-        pixels.extend(sums.into_iter().map(T::finish));
+        out.iter_mut().zip(&sums).for_each(|(pixel, &sum)| *pixel = T::finish(sum));
     }
     Image::assembled(width, rows.len(), pixels)
 }
