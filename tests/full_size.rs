@@ -6,7 +6,8 @@ use dreamid_engine::device::Device;
 use dreamid_engine::exec::Executable;
 use dreamid_engine::graph::Graph;
 use dreamid_engine::models::graphs::{self, StepSize, UnetSize};
-use dreamid_engine::models::{Component, ModelFolder};
+use dreamid_engine::models::{ClipVisionConfig, Component, ModelFolder};
+use dreamid_engine::weights::Weights;
 use std::collections::BTreeSet;
 
 fn model() -> ModelFolder {
@@ -101,5 +102,17 @@ fn other_picture_sizes_are_planned_too() {
         let size = UnetSize { batch: 2, height, width, tokens: 77 };
         let exe = compiled(graphs::unet(&config, DType::Bf16, size).unwrap(), &[Component::Unet]);
         assert_eq!(exe.graph().parameter_count(), 865_910_724);
+    }
+}
+
+#[test]
+fn clip_image_towers_have_the_published_parameters_and_work() {
+    let (b32, l14, h14) = (ClipVisionConfig::default(), ClipVisionConfig::l14(), ClipVisionConfig::h14());
+    for (config, parameters, work) in [(b32, 87_849_216, 4.4), (l14, 303_966_208, 81.0), (h14, 632_076_800, 167.0)] {
+        let graph = graphs::image_features(&config, DType::Bf16, 1).unwrap();
+        let exe = Executable::compile(graph, &Weights::random(0), &Device::Null).unwrap();
+        assert_eq!(exe.graph().parameter_count(), parameters);
+        // the survey gives two digits
+        assert!((gmac(exe.graph()) / work - 1.0).abs() < 0.02, "{} is not {work}", gmac(exe.graph()));
     }
 }

@@ -30,7 +30,16 @@ pub(crate) struct Golden {
 
 impl Golden {
     pub(crate) fn of(folder: &str) -> Self {
-        Self { folder: folder.to_owned(), tensors: Weights::open(fixture(folder).join("expected.safetensors")).unwrap() }
+        Self { folder: folder.to_owned(), ..Self::open(fixture(folder).join("expected.safetensors")) }
+    }
+
+    pub(crate) fn open(path: PathBuf) -> Self {
+        Self { folder: path.file_stem().unwrap().to_string_lossy().into_owned(), tensors: Weights::open(&path).unwrap() }
+    }
+
+    /// What the file says of itself.
+    pub(crate) fn facts(&self) -> serde_json::Value {
+        serde_json::from_str(self.tensors.metadata("facts").unwrap()).unwrap()
     }
 
     pub(crate) fn get(&self, name: &str) -> Tensor {

@@ -3,8 +3,8 @@
 
 mod damage;
 mod folder;
-mod full_size;
 mod golden;
+mod miniature;
 mod precision;
 mod sampling;
 mod text;
