@@ -26,6 +26,7 @@ def launch(work, args):
 
 
 def _worker(rank, work, meeting, args):
+    os.setsid()  # a session of its own: schedulers that share by session see two workers, not one
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=args.workers)
     work(rank, args)

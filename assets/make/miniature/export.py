@@ -9,10 +9,12 @@ from pathlib import Path
 
 import diffusers
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
 import base
 import common
+import dataset
 import faces
 import language
 import projector
@@ -20,6 +22,7 @@ import train_vae
 from landmarks import TEMPLATE, TEMPLATE_ID
 from preview import load_base, load_vae, load_vit
 
+PHOTOS = (4711, 4715, 4718, 4734, 4706, 4746)  # unseen people whose portraits are shipped; the first is the default face
 LICENCE = "MIT OR Apache-2.0"
 
 
@@ -71,6 +74,13 @@ def export_index(out):
         "face_encoder": ["dreamid-engine", "FaceViT"], "projector": ["dreamid-engine", "M2Projector"]})
 
 
+def export_photos(out, data):
+    (out / "photos").mkdir(parents=True, exist_ok=True)
+    for i, person in enumerate(PHOTOS):
+        name = "face.png" if i == 0 else f"unseen_{person}.png"
+        Image.fromarray(data[person, 0]).save(out / "photos" / name, optimize=True)
+
+
 def checksums(out):
     files = sorted(p for p in out.rglob("*") if p.is_file() and p.name != "SHA256SUMS")
     (out / "SHA256SUMS").write_text("".join(f"{hashlib.sha256(p.read_bytes()).hexdigest()}  {p.relative_to(out)}\n" for p in files))
@@ -85,6 +95,7 @@ def main(data_dir, ckpt, out):
     export_vae(out, load_vae(ckpt), scale)
     export_faces(out, load_vit(ckpt), common.load(f"{ckpt}/projector.pt")["projector"])
     export_index(out)
+    export_photos(out, dataset.images(data_dir))
     print(checksums(out), "bytes")
 
 

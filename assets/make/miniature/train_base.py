@@ -40,7 +40,7 @@ class Pictures:
         return (mean + (0.5 * logvar).exp() * torch.randn_like(mean)) * self.scale
 
     def batch(self, size):
-        if self.drawn % 200 == 0:  # more may have been encoded since
+        if self.drawn % 50 == 0:  # more may have been encoded since
             self.rows = latents.ready(self.latents)
             share = np.array([SHARE[v] for v in dataset.VARIANTS], float)
             count = np.bincount(self.rows[:, 1], minlength=len(share))
@@ -72,7 +72,7 @@ def work(rank, a):
     model = Base(len(language.Tokenizer().vocab), codes[:dataset.TRAIN.stop])
     params, abar, workers = list(model.parameters()), alphas_cumprod(), a.workers
     opt = Muon(model.named_parameters(), rank, workers, plain=lambda n: any(part in n for part in PLAIN))
-    average, path, log = common.Average(params, 1000), f"{a.ckpt}/base.pt", common.Log(f"{a.ckpt}/base.jsonl")
+    average, path, log = common.Average(params, 250), f"{a.ckpt}/base.pt", common.Log(f"{a.ckpt}/base.jsonl")
     step, spent, total, running = 0, 0.0, a.minutes * 60, None
     state = common.load(path)
     if state:
