@@ -4,6 +4,7 @@
 mod cli;
 
 use clap::Parser;
+use dreamid_engine::Error;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -11,6 +12,10 @@ fn main() -> ExitCode {
     env_logger::Builder::new().filter_level(cli.log_level()).parse_default_env().format_timestamp(None).init();
     match cli.run() {
         Ok(()) => ExitCode::SUCCESS,
+        Err(Error::Cancelled) => {
+            eprintln!("stopped; nothing was written");
+            ExitCode::from(130)
+        }
         Err(error) => {
             eprintln!("error: {}", cli::with_causes(&error));
             ExitCode::FAILURE

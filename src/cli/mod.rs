@@ -1,16 +1,21 @@
 //! Subcommands, one file each: arguments in, a call of the library, text out.
 
+mod encode;
 mod format;
+mod generate;
 mod graphs;
 mod inspect;
+mod progress;
 mod run;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use dreamid_engine::device::Device;
 use dreamid_engine::device::cpu::Isa;
 use dreamid_engine::models::ModelFolder;
+use dreamid_engine::pipeline::{Image, Selection};
 use dreamid_engine::{DType, Error, Result, embedded};
 use std::io::Write;
+use std::path::PathBuf;
 
 /// One photograph of a face to countless pictures of that person.
 #[derive(Parser)]
@@ -25,6 +30,10 @@ pub(crate) struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Make pictures of a person by a prompt
+    Generate(generate::GenerateArgs),
+    /// Read the person in a photograph into a file of a few kilobytes
+    Encode(encode::EncodeArgs),
     /// Show what a model or a file consists of: components, graphs, operations, memory
     Inspect(inspect::InspectArgs),
     /// Run one network of a model on tensors of a file, to compare it with your own code
@@ -35,6 +44,8 @@ impl Cli {
     /// Carries out the subcommand.
     pub(crate) fn run(self) -> Result<()> {
         match self.command {
+            Command::Generate(args) => generate::run(&args),
+            Command::Encode(args) => encode::run(&args),
             Command::Inspect(args) => inspect::run(&args),
             Command::Run(args) => run::run(&args),
         }
@@ -112,10 +123,45 @@ impl DeviceArgs {
     }
 
     /// The precision asked for; else bf16 where the processor multiplies it natively, else f32.
-    #[allow(dead_code)] // for the subcommands that make pictures
+    #[allow(dead_code)] // for the subcommands that measure
     pub(crate) fn fast_dtype(&self, device: &Device) -> Result<DType> {
-        let native = matches!(device, Device::Cpu(cpu) if cpu.isa() >= Isa::Avx512Bf16);
-        self.dtype_or(if native { DType::Bf16 } else { DType::F32 })
+        self.dtype_or(fast_dtype(device))
+    }
+}
+
+/// bf16 where the processor multiplies it natively, else f32.
+fn fast_dtype(device: &Device) -> DType {
+    let native = matches!(device, Device::Cpu(cpu) if cpu.isa() >= Isa::Avx512Bf16);
+    if native { DType::Bf16 } else { DType::F32 }
+}
+
+/// Which face of which photograph.
+#[derive(Args)]
+pub(crate) struct FaceArgs {
+    /// Photograph of the person: JPEG, PNG or WebP [default: the bundled one]
+    #[arg(long, value_name = "PHOTO")]
+    pub(crate) face: Option<PathBuf>,
+    /// Of several faces take this one; 0 is the largest [default: 0, and small faces are looked for only if there is no large one]
+    #[arg(long, value_name = "N", conflicts_with = "only_face")]
+    pub(crate) face_index: Option<usize>,
+    /// Refuse photographs with several faces
+    #[arg(long)]
+    pub(crate) only_face: bool,
+}
+
+impl FaceArgs {
+    /// The photograph.
+    pub(crate) fn photo(&self) -> Result<Image> {
+        self.face.as_ref().map_or_else(embedded::face, Image::open)
+    }
+
+    /// Which of its faces.
+    pub(crate) fn selection(&self) -> Selection {
+        match self.face_index {
+            _ if self.only_face => Selection::Only,
+            Some(index) => Selection::Index(index),
+            None => Selection::Largest,
+        }
     }
 }
 

@@ -60,7 +60,8 @@ impl Pipeline {
         match [Component::FaceEncoder, Component::Projector].into_iter().find(|c| !model.has(*c)) {
             None => Ok(()),
             Some(lacking) => {
-                let what = format!("has no {lacking}, so it cannot read faces: give an identity file, or a model with face_encoder and projector");
+                let what =
+                    format!("has no {lacking}, so it cannot read faces: give an identity file, or a model with face_encoder and projector");
                 Err(Error::config(model.name(), what))
             }
         }

@@ -6,8 +6,8 @@ use super::picture::{check_finite, pictures};
 use super::progress::Counter;
 use super::request::Sizes;
 use super::{
-    Captured, Control, Dialect, EncodedPrompt, Identity, Image, Parameters, Progress, Request, Schedule, Stage, Steps, Tokenizer,
-    TokenizerFiles, encode_prompt,
+    Captured, Control, Dialect, EncodedPrompt, FaceAnalyser, Identity, Image, Parameters, Progress, Request, Schedule, Stage, Steps,
+    Tokenizer, TokenizerFiles, encode_prompt,
 };
 use crate::device::Device;
 use crate::models::{Component, ModelFolder};
@@ -20,6 +20,8 @@ pub(super) const ENGINE: &str = concat!("dreamid-engine ", env!("CARGO_PKG_VERSI
 /// A model ready to make pictures. Networks are loaded when first needed and kept; use one pipeline from one thread at a time.
 pub struct Pipeline {
     pub(super) networks: Networks,
+    /// Compiled with the first photograph.
+    pub(super) faces: Option<FaceAnalyser>,
     tokenizer: Tokenizer,
     pub(super) schedule: Schedule,
     fingerprint: Option<String>,
@@ -68,7 +70,7 @@ impl Pipeline {
         let schedule = Schedule::from_json(&scheduler, "scheduler/scheduler_config.json")?;
         let networks = Networks::new(model, device, dtype)?;
         let tokenizer = tokenizer(&networks.model, dialect)?.with_context(networks.text.max_position_embeddings);
-        Ok(Self { networks, tokenizer, schedule, fingerprint: None })
+        Ok(Self { networks, faces: None, tokenizer, schedule, fingerprint: None })
     }
 
     /// The model.
