@@ -195,3 +195,26 @@ fn a_prompt_without_a_person_needs_no_face() {
     assert_eq!((parameters.identity, parameters.seed, parameters.steps), (None, 42, 1));
     assert!(text(&made.stdout).contains("seed: 42") && text(&made.stdout).contains("wrote "), "{}", text(&made.stdout));
 }
+
+#[cfg(unix)]
+#[test]
+fn an_interrupt_stops_after_the_step_and_leaves_nothing() {
+    use std::io::{BufRead, BufReader, Read};
+    let tiny = root().join("tests/fixtures/tiny-a").display().to_string();
+    let out = tempfile::tempdir().unwrap();
+    let target = out.path().join("x.png").display().to_string();
+    let args = ["generate", "--model", &tiny, "--prompt", "a cat", "--steps", "999", "--size", "64x64", "--out", &target];
+    let mut child = Command::new(env!("CARGO_BIN_EXE_dreamid-engine")).args(args).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    let mut stderr = BufReader::new(child.stderr.take().unwrap());
+    let mut line = String::new();
+    while !line.starts_with("steps") {
+        line.clear();
+        assert!(stderr.read_line(&mut line).unwrap() > 0, "ended before the first step");
+    }
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    let mut rest = String::new();
+    stderr.read_to_string(&mut rest).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(130), "{rest}");
+    assert!(rest.contains("nothing was written"), "{rest}");
+    assert_eq!(std::fs::read_dir(out.path()).unwrap().count(), 0);
+}

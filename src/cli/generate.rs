@@ -9,7 +9,7 @@ use dreamid_engine::models::graphs::{self, UnetSize};
 use dreamid_engine::models::{Component, ModelFolder};
 use dreamid_engine::pipeline::{Destination, Generated, Identity, Noise, PLACEHOLDER, Pipeline, Request};
 use dreamid_engine::weights::Weights;
-use dreamid_engine::{DType, Error, Result, Tensor};
+use dreamid_engine::{DType, Result, Tensor};
 use std::path::{Path, PathBuf};
 
 /// Parameters of a UNet from which speed counts for more than the last digits.
@@ -48,7 +48,7 @@ pub(crate) struct GenerateArgs {
     size: Option<[usize; 2]>,
     #[command(flatten)]
     device: DeviceArgs,
-    /// Initial noise `latents` [B,4,h,w] from a safetensors file, instead of a seed
+    /// Initial noise `latents` [B,4,h,w] from a safetensors file (or `latents_initial` of --save-tensors), instead of a seed
     #[arg(long, value_name = "FILE")]
     latents: Option<PathBuf>,
     /// Write ids, identity, context, latents and pictures as tensors
@@ -78,7 +78,7 @@ enum NoiseArg {
 pub(crate) fn run(args: &GenerateArgs) -> Result<()> {
     let destination = Destination::new(&args.out)?;
     destination.prepare()?;
-    let latents = args.latents.as_deref().map(|path| Weights::open(path)?.tensor("latents")).transpose()?;
+    let latents = args.latents.as_deref().map(read_latents).transpose()?;
     let known = args.identity.as_deref().map(Identity::load).transpose()?;
     let device = args.device.open()?;
     let model = args.model.open()?;
@@ -125,6 +125,13 @@ impl GenerateArgs {
             capture: self.save_tensors.is_some(),
         }
     }
+}
+
+/// Tensor `latents`, or the initial latents of an earlier request's `--save-tensors`.
+fn read_latents(path: &Path) -> Result<Tensor> {
+    let file = Weights::open(path)?;
+    let saved = file.names().contains(&"latents_initial") && !file.names().contains(&"latents");
+    file.tensor(if saved { "latents_initial" } else { "latents" })
 }
 
 /// The person in the photograph. None if there is none and no prompt asks for a person; the bundled photograph if a prompt does.

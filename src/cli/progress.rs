@@ -22,7 +22,7 @@ impl Display {
     /// A display on standard error. From here on Ctrl-C asks to stop; a second one ends the program.
     pub(super) fn new() -> Self {
         let bar = std::io::stderr().is_terminal().then(ProgressBar::no_length);
-        if let (Some(bar), Ok(style)) = (&bar, ProgressStyle::with_template("{prefix:8} [{bar:30}] {pos}/{len} {msg}")) {
+        if let (Some(bar), Ok(style)) = (&bar, ProgressStyle::with_template("{prefix:8} [{bar:30}] {pos}/{len}{msg}")) {
             bar.set_style(style.progress_chars("=> "));
         }
         Self { bar, stage: None, last: Instant::now(), stop: stop_flag() }
@@ -36,9 +36,7 @@ impl Display {
             Some(bar) => draw(bar, progress, changed),
             None if changed || progress.done == progress.total || self.last.elapsed() > QUIET => {
                 self.last = Instant::now();
-                if progress.done > 0 {
-                    eprintln!("{} {}/{} {}", name(progress.stage), progress.done, progress.total, rate(progress));
-                }
+                eprintln!("{} {}/{}{}", name(progress.stage), progress.done, progress.total, rate(progress));
             }
             None => {}
         }
@@ -74,7 +72,7 @@ fn rate(progress: Progress) -> String {
     if progress.done == 0 {
         return String::new();
     }
-    format!("{:.2} it/s, {} s left", progress.per_second, progress.left.as_secs_f64().ceil())
+    format!(", {:.2} it/s, {} s left", progress.per_second, progress.left.as_secs_f64().ceil())
 }
 
 /// Raised by the first Ctrl-C. A handler can be set once in a process.

@@ -1,9 +1,9 @@
 //! From a photograph to an identity.
 
 use super::generate::{ENGINE, Pipeline};
-use super::{About, Face, FaceAnalyser, Identity, Image, Selection, Template, align};
+use super::{About, Face, FaceAnalyser, Identity, Image, Selection, Template, align, standardise};
 use crate::models::{Component, VitConfig};
-use crate::{Error, Result, Tensor};
+use crate::{Error, Result};
 use std::time::{Duration, Instant};
 
 /// An identity and the face that it was read from.
@@ -44,7 +44,7 @@ impl Pipeline {
         let analyser = self.faces.insert(analyser);
         let face = timed(&mut times.detect, || analyser.find(photo, selection))?;
         let crop = timed(&mut times.align, || align(photo, &face.points, &template, config.image_size))?;
-        let input = normalised(&crop, &config)?;
+        let input = standardise(&crop, config.mean, config.std)?;
         self.networks.loading = Duration::ZERO;
         let mut elapsed = Duration::ZERO;
         let embeds = timed(&mut elapsed, || self.networks.identity(&input))?;
@@ -76,13 +76,6 @@ impl Pipeline {
             engine: ENGINE.into(),
         })
     }
-}
-
-/// Pixels from 0 to 255 as the encoder takes them, `[1,S,S,3]`.
-fn normalised(crop: &Image<f32>, config: &VitConfig) -> Result<Tensor> {
-    let one = |(i, x): (usize, &f32)| (x / 255.0 - config.mean[i % 3]) / config.std[i % 3];
-    let values: Vec<f32> = crop.pixels().iter().enumerate().map(one).collect();
-    Tensor::from_f32([1, crop.height(), crop.width(), 3], &values)
 }
 
 fn timed<T>(total: &mut Duration, work: impl FnOnce() -> Result<T>) -> Result<T> {
