@@ -6,6 +6,7 @@ use dreamid_engine::weights::{Weights, save};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+const PHOTO: &str = "assets/photos/astronaut.png";
 const MODELS: [&str; 3] = ["tiny-a", "tiny-b", "tiny-c"];
 
 fn engine(args: &[&str]) -> Output {
@@ -226,4 +227,26 @@ fn inspect_shows_graphs_and_files() {
     assert!(dot.starts_with("digraph {") && dot.trim_end().ends_with('}') && dot.contains("label=\"hidden\""));
     let file = shown(&["inspect", &format!("{model}/unet/diffusion_pytorch_model.safetensors")]);
     assert!(file.contains("conv_in.weight") && file.contains("[12, 4, 3, 3]"), "{file}");
+}
+
+#[test]
+fn bench_writes_the_figures_of_every_stage() {
+    let (scratch, model) = (Scratch::new(), folder("tiny-a"));
+    let json = scratch.path("bench.json").display().to_string();
+    let text = shown(&["bench", "--model", &model, "--size", "16x16", "--repeat", "2", "--json", &json, "--profile", "--face", PHOTO]);
+    assert!(text.contains("vae-decode") && text.contains("GFLOP/s"), "{text}");
+    let report: serde_json::Value = serde_json::from_slice(&std::fs::read(&json).unwrap()).unwrap();
+    let stages = report["stages"].as_array().unwrap();
+    let names: Vec<&str> = stages.iter().map(|s| s["stage"].as_str().unwrap()).collect();
+    assert_eq!(names, ["detect", "text", "unet", "vae-decode", "vae-encode"], "tiny-a has no face encoder");
+    for stage in stages {
+        for key in ["median_ms", "p95_ms", "gflop", "bytes", "load_ms", "first_run_ms", "share_of_arithmetic", "share_of_bandwidth"] {
+            assert!(stage[key].as_f64().is_some_and(|x| x > 0.0), "{key} in {stage}");
+        }
+        assert!(stage["median_ms"].as_f64() <= stage["p95_ms"].as_f64());
+        assert!(cfg!(not(target_os = "linux")) || stage["peak_rss_mib"].as_f64().is_some_and(|x| x > 1.0));
+    }
+    refused(&["bench", "--model", &model, "--stages", "encode"], 1, &["no encode"]);
+    refused(&["bench", "--model", &model, "--device", "null"], 1, &["--device cpu"]);
+    refused(&["bench", "--model", &model, "--stages", "dream"], 2, &["vae-encode"]);
 }

@@ -88,16 +88,23 @@ fn overview(model: &ModelFolder, dtype: DType, sizes: Sizes) -> Result<String> {
 }
 
 fn components(model: &ModelFolder, built: &[(&str, Named)]) -> Result<String> {
-    let mut rows = Vec::new();
+    let (mut rows, mut reports) = (Vec::new(), String::new());
     for component in model.components() {
+        let fits = match model.check_weights(component) {
+            Ok(()) => "all tensors fit",
+            Err(error) => {
+                reports += &format!("\n{error}\n");
+                "do not fit"
+            }
+        };
         let weights = model.weights(component)?;
         let dtypes: BTreeSet<String> = weights.names().iter().filter_map(|n| Some(weights.describe(n)?.0)).collect();
         let stored = if weights.is_random() { "made up".to_owned() } else { dtypes.into_iter().collect::<Vec<_>>().join(" ") };
         let licence = ["licence", "license"].iter().find_map(|k| weights.metadata(k)).unwrap_or("not stated").to_owned();
         let count = parameters(component, built).map_or("-".into(), grouped);
-        rows.push(vec![component.to_string(), count, stored, licence, weights.label()]);
+        rows.push(vec![component.to_string(), count, stored, fits.to_owned(), licence, weights.label()]);
     }
-    Ok(table(&["component", "parameters", "stored as", "licence", "from"], &rows))
+    Ok(table(&["component", "parameters", "stored as", "weights", "licence", "from"], &rows) + &reports)
 }
 
 /// Weights of a component that any graph uses, each counted once; none if no graph here uses it.

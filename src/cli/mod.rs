@@ -1,5 +1,6 @@
 //! Subcommands, one file each: arguments in, a call of the library, text out.
 
+mod bench;
 mod encode;
 mod format;
 mod generate;
@@ -36,6 +37,8 @@ enum Command {
     Encode(encode::EncodeArgs),
     /// Show what a model or a file consists of: components, graphs, operations, memory
     Inspect(inspect::InspectArgs),
+    /// Measure how long each stage takes, against what this machine can do
+    Bench(bench::BenchArgs),
     /// Run one network of a model on tensors of a file, to compare it with your own code
     Run(run::RunArgs),
 }
@@ -47,6 +50,7 @@ impl Cli {
             Command::Generate(args) => generate::run(&args),
             Command::Encode(args) => encode::run(&args),
             Command::Inspect(args) => inspect::run(&args),
+            Command::Bench(args) => bench::run(&args),
             Command::Run(args) => run::run(&args),
         }
     }
@@ -123,7 +127,6 @@ impl DeviceArgs {
     }
 
     /// The precision asked for; else bf16 where the processor multiplies it natively, else f32.
-    #[allow(dead_code)] // for the subcommands that measure
     pub(crate) fn fast_dtype(&self, device: &Device) -> Result<DType> {
         self.dtype_or(fast_dtype(device))
     }

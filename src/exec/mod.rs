@@ -28,6 +28,7 @@ pub struct Executable {
     buffers: HashMap<Value, Arena>,
     arena: Arena,
     written: Vec<Value>,
+    runs: u64,
     watch: bool,
     cancel: Option<Arc<AtomicBool>>,
     profile: Option<Profile>,
@@ -61,7 +62,7 @@ impl Executable {
         }
         let arena = Arena::new(if cpu.is_some() { plan.arena_bytes() } else { 0 })?;
         let device = device.clone();
-        Ok(Self { graph, plan, device, params, buffers, arena, written: Vec::new(), watch: false, cancel: None, profile: None })
+        Ok(Self { graph, plan, device, params, buffers, arena, written: Vec::new(), runs: 0, watch: false, cancel: None, profile: None })
     }
 
     /// The graph.
@@ -94,6 +95,11 @@ impl Executable {
         self.profile.as_ref()
     }
 
+    /// Number of runs that were completed.
+    pub fn runs(&self) -> u64 {
+        self.runs
+    }
+
     /// Sets an input. Floats are converted to the type of the input; extents must be equal.
     pub fn write(&mut self, name: &str, tensor: &Tensor) -> Result<()> {
         let Some(value) = self.graph.inputs().find(|(n, _)| *n == name).map(|(_, v)| v) else {
@@ -104,7 +110,11 @@ impl Executable {
             return Err(Error::input(format!("input `{name}` is {got}, expected {want}")));
         }
         let Some(buffer) = self.buffers.get_mut(&value) else { return Err(computes_nothing()) };
-        buffer.bytes_mut().copy_from_slice(tensor.cast(want.dtype).bytes());
+        if got.dtype == want.dtype {
+            buffer.bytes_mut().copy_from_slice(tensor.bytes());
+        } else {
+            buffer.bytes_mut().copy_from_slice(tensor.cast(want.dtype).bytes());
+        }
         if !self.written.contains(&value) {
             self.written.push(value);
         }
@@ -130,6 +140,7 @@ impl Executable {
                 profile.add(node.op.name(), start.elapsed(), self.graph.cost(node));
             }
         }
+        self.runs += 1;
         Ok(())
     }
 

@@ -8,6 +8,7 @@ use crate::models::PixelInput;
 use crate::models::blazeface::{self, BlazeFaceConfig};
 use crate::models::mobilefacenet::{self, MobileFaceNetConfig};
 use crate::models::mtcnn::{self, MtcnnConfig, Stage};
+use crate::ops::Cost;
 use crate::weights::Weights;
 use crate::{EmbeddedNetwork, Error, Result, Tensor};
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -29,6 +30,13 @@ impl Network {
         // a panic elsewhere leaves nothing half-done that the next run would not write anew
         let mut executable = self.executable.lock().unwrap_or_else(PoisonError::into_inner);
         executable.call(&[("image", &pixels)]).map(Outputs)
+    }
+
+    /// Operations and bytes of all runs so far.
+    fn work(&self) -> Cost {
+        let executable = self.executable.lock().unwrap_or_else(PoisonError::into_inner);
+        let (once, runs) = (executable.graph().total_cost(), executable.runs());
+        Cost { flops: once.flops * runs, bytes: once.bytes * runs }
     }
 
     /// Side of the pictures that it takes.
@@ -93,6 +101,11 @@ impl FaceNetworks {
             pnet_input,
             rnet: OnceLock::new(),
         })
+    }
+
+    /// Operations and bytes of all runs so far, P-Net's left out.
+    pub(super) fn work(&self) -> Cost {
+        [&self.blazeface, &self.onet, &self.mobilefacenet].into_iter().chain(self.rnet.get()).map(Network::work).sum()
     }
 
     /// P-Net for pictures of this size, which changes with every photograph; compiling it takes far less time than running it.

@@ -6,6 +6,7 @@ use super::photo::Image;
 use super::similarity::{Point, Template};
 use super::{FaceError, detect, pyramid};
 use crate::device::Device;
+use crate::ops::Cost;
 use crate::{EmbeddedNetwork, Result};
 
 /// A face in a photograph, in pixels of the upright photograph; (0, 0) is the centre of the top left pixel.
@@ -97,6 +98,11 @@ impl FaceAnalyser {
         let search = if selection == Selection::Largest { Search::Portrait } else { Search::Everywhere };
         let faces = self.detect(image, search)?;
         Ok(choose(&faces, selection, image)?.clone())
+    }
+
+    /// Operations and bytes of everything that was run so far, MTCNN's pyramid left out.
+    pub fn work(&self) -> Cost {
+        self.networks.work()
     }
 
     /// The unit-length embedding of a face, [`EMBEDDING`] numbers; the dot product of two is their similarity.

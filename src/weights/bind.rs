@@ -80,6 +80,9 @@ impl Resolved<'_> {
             None => plain,
             Some(pack) => Bound::Packed(Packed::new(cpu, pack, ty.dtype, plain.host_in(ty).data)?),
         };
+        if !matches!(bound, Bound::Mapped { .. }) {
+            self.tensors.iter().for_each(|(file, info)| file.bytes.release(&info.range));
+        }
         let bound = Arc::new(bound);
         lock(&self.store.bound).insert(key, Arc::downgrade(&bound));
         Ok(bound)

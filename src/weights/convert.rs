@@ -74,7 +74,7 @@ pub(crate) fn in_file(layout: WeightLayout, shape: Shape) -> Vec<usize> {
 /// Whether the bytes of a file can be used as they are: right type, right order, aligned to 4.
 pub(crate) fn usable_in_place(layout: WeightLayout, ty: Ty, stored: Dtype, bytes: &[u8]) -> bool {
     let same = matches!((stored, ty.dtype), (Dtype::F32, DType::F32) | (Dtype::F16, DType::F16) | (Dtype::BF16, DType::Bf16));
-    same && window(layout, ty.shape).is_none() && bytes.as_ptr().addr() % 4 == 0
+    same && window(layout, ty.shape).is_none() && bytes.as_ptr().addr().is_multiple_of(4)
 }
 
 /// Fails, naming the tensor, if a value is not finite.

@@ -39,6 +39,25 @@ impl Bytes {
     }
 }
 
+impl Bytes {
+    /// Gives the memory of a part that is not needed again soon back to the system; read again, it comes from the file again.
+    pub(crate) fn release(&self, range: &Range<usize>) {
+        #[cfg(target_os = "linux")]
+        if let Self::Mapped(map) = self {
+            // only whole pages: the neighbours' bytes may be in use
+            const PAGE: usize = 1 << 16;
+            let (start, end) = (range.start.next_multiple_of(PAGE), range.end / PAGE * PAGE);
+            if start < end {
+                // SAFETY: the map is read-only and backed by the file, so dropping its pages changes no byte that anybody reads.
+                // That it may fail adds nothing: the pages then stay until the system needs them.
+                let _ = unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, start, end - start) };
+            }
+        }
+        #[cfg(not(target_os = "linux"))]
+        let _ = range;
+    }
+}
+
 impl File {
     pub(crate) fn open(path: &Path) -> Result<Self> {
         refuse_pickles(path)?;

@@ -6,10 +6,15 @@ use crate::Shape;
 pub(crate) fn fill(seed: u64, name: &str, shape: Shape, start: usize, out: &mut [f32]) {
     let key = seed ^ name.bytes().fold(0xcbf2_9ce4_8422_2325, |h: u64, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
     let (centre, spread) = scale(name, shape);
-    for (i, value) in out.iter_mut().enumerate() {
-        let bits = mixed(key.wrapping_add((start + i) as u64));
-        let unit = (bits >> 40) as f32 / (1u64 << 23) as f32 - 1.0; // uniform in [-1, 1)
-        *value = centre + spread * unit;
+    let (first, end) = (start as u64 / 4, (start + out.len()) as u64);
+    let mut index = start as u64;
+    for block in first..end.div_ceil(4) {
+        let bits = mixed(key.wrapping_add(block));
+        for lane in index % 4..(end - 4 * block).min(4) {
+            let unit = f32::from((bits >> (16 * lane)) as u16 as i16) / 32768.0; // uniform in [-1, 1)
+            out[index as usize - start] = centre + spread * unit;
+            index += 1;
+        }
     }
 }
 

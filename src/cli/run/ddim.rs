@@ -2,27 +2,27 @@
 
 use super::inputs::Inputs;
 use super::networks::{compile, to_nchw};
-use super::{Bench, Outputs};
+use super::{Outputs, Setting};
 use dreamid_engine::models::Component;
 use dreamid_engine::models::graphs::{self, StepSize};
 use dreamid_engine::pipeline::Schedule;
 use dreamid_engine::{Result, Tensor};
 
-pub(super) fn ddim(bench: &Bench<'_>, inputs: &mut Inputs, steps: usize, guidance: f32) -> Result<Outputs> {
-    let config = bench.model.unet_config()?;
+pub(super) fn ddim(setting: &Setting<'_>, inputs: &mut Inputs, steps: usize, guidance: f32) -> Result<Outputs> {
+    let config = setting.model.unet_config()?;
     let mut latents = inputs.picture("latents", config.in_channels)?;
     let (images, height, width) = (latents.shape()[0], latents.shape()[1], latents.shape()[2]);
     let guided = guidance != 1.0;
     let context = contexts(inputs, images, config.cross_attention_dim, guided)?;
     inputs.finish()?;
     let file = "scheduler/scheduler_config.json";
-    let schedule = Schedule::from_json(&bench.model.read(file)?, file)?.steps(steps)?;
+    let schedule = Schedule::from_json(&setting.model.read(file)?, file)?.steps(steps)?;
 
     let unet = [Component::Unet];
     let size = StepSize { images, height, width, tokens: context.shape()[1], steps, guided };
-    let mut keys_values = compile(bench, &unet, graphs::context_keys_values(&config, bench.dtype, size.unet_batch(), size.tokens)?)?;
-    let mut tables = compile(bench, &unet, graphs::time_tables(&config, bench.dtype, steps)?)?;
-    let mut step = compile(bench, &unet, graphs::ddim_step(&config, bench.dtype, size)?)?;
+    let mut keys_values = compile(setting, &unet, graphs::context_keys_values(&config, setting.dtype, size.unet_batch(), size.tokens)?)?;
+    let mut tables = compile(setting, &unet, graphs::time_tables(&config, setting.dtype, steps)?)?;
+    let mut step = compile(setting, &unet, graphs::ddim_step(&config, setting.dtype, size)?)?;
 
     let timesteps: Vec<f32> = schedule.timesteps.iter().map(|&t| t as f32).collect();
     for (place, values) in keys_values.call(&[("context", &context)])? {

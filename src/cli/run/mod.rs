@@ -40,6 +40,9 @@ pub(crate) struct RunArgs {
     /// ddim: guidance; 1 leaves the unconditional half out
     #[arg(long, default_value_t = 7.5)]
     guidance: f32,
+    /// Stop at the first value that is not finite, naming the place in the model
+    #[arg(long)]
+    watch: bool,
     /// Precision auto means f32 here
     #[command(flatten)]
     device: DeviceArgs,
@@ -84,23 +87,24 @@ pub(crate) fn run(args: &RunArgs) -> Result<()> {
 }
 
 /// What a network runs with.
-struct Bench<'a> {
+struct Setting<'a> {
     model: &'a ModelFolder,
     device: Device,
     dtype: DType,
+    watch: bool,
 }
 
 fn network(args: &RunArgs, model: &ModelFolder, file: &Path) -> Result<Outputs> {
-    let bench = Bench { model, device: args.device.open()?, dtype: args.device.dtype_or(DType::F32)? };
+    let setting = Setting { model, device: args.device.open()?, dtype: args.device.dtype_or(DType::F32)?, watch: args.watch };
     let name = args.graph.to_possible_value().map_or(String::new(), |v| format!("`run {}` takes {}", v.get_name(), takes(args.graph)));
     let mut inputs = Inputs::open(file, name)?;
     match args.graph {
-        Name::Text => networks::text(&bench, &mut inputs),
-        Name::Unet => networks::unet(&bench, &mut inputs),
-        Name::VaeEncode => networks::vae_encode(&bench, &mut inputs),
-        Name::VaeDecode => networks::vae_decode(&bench, &mut inputs),
-        Name::Identity => networks::identity(&bench, &mut inputs),
-        Name::Ddim => ddim::ddim(&bench, &mut inputs, args.steps, args.guidance),
+        Name::Text => networks::text(&setting, &mut inputs),
+        Name::Unet => networks::unet(&setting, &mut inputs),
+        Name::VaeEncode => networks::vae_encode(&setting, &mut inputs),
+        Name::VaeDecode => networks::vae_decode(&setting, &mut inputs),
+        Name::Identity => networks::identity(&setting, &mut inputs),
+        Name::Ddim => ddim::ddim(&setting, &mut inputs, args.steps, args.guidance),
         Name::Tokenize => Err(Error::input("tokenize takes --prompts")),
     }
 }

@@ -1,15 +1,15 @@
 //! The graphs that are one network each.
 
 use super::inputs::Inputs;
-use super::{Bench, Outputs};
+use super::{Outputs, Setting};
 use dreamid_engine::exec::Executable;
 use dreamid_engine::graph::Graph;
 use dreamid_engine::models::Component;
 use dreamid_engine::models::graphs::{self, UnetSize};
 use dreamid_engine::{Result, Tensor};
 
-pub(super) fn text(bench: &Bench<'_>, inputs: &mut Inputs) -> Result<Outputs> {
-    let config = bench.model.text_config()?;
+pub(super) fn text(setting: &Setting<'_>, inputs: &mut Inputs) -> Result<Outputs> {
+    let config = setting.model.text_config()?;
     let ids = inputs.integer("input_ids", 2)?;
     let (batch, tokens, words) = (ids.shape()[0], config.max_position_embeddings, config.vocab_size as i32);
     inputs.ensure(ids.shape()[1] == tokens, || format!("`input_ids` is {}, expected [B,{tokens}]", ids.ty()))?;
@@ -35,11 +35,11 @@ pub(super) fn text(bench: &Bench<'_>, inputs: &mut Inputs) -> Result<Outputs> {
         named.extend([("positions", positions), ("embeds", embeds)]);
     }
     inputs.finish()?;
-    call(bench, &[Component::TextEncoder], graphs::text(&config, bench.dtype, batch, injected)?, &named)
+    call(setting, &[Component::TextEncoder], graphs::text(&config, setting.dtype, batch, injected)?, &named)
 }
 
-pub(super) fn unet(bench: &Bench<'_>, inputs: &mut Inputs) -> Result<Outputs> {
-    let config = bench.model.unet_config()?;
+pub(super) fn unet(setting: &Setting<'_>, inputs: &mut Inputs) -> Result<Outputs> {
+    let config = setting.model.unet_config()?;
     let latents = inputs.picture("latents", config.in_channels)?;
     let (timesteps, context) = (inputs.float("timesteps", 1)?, inputs.float("context", 3)?);
     inputs.finish()?;
@@ -48,57 +48,59 @@ pub(super) fn unet(bench: &Bench<'_>, inputs: &mut Inputs) -> Result<Outputs> {
     inputs.ensure(timesteps.shape()[0] == batch, || format!("`timesteps` is {}, expected [{batch}]", timesteps.ty()))?;
     let fits = *context.shape() == [batch, tokens, config.cross_attention_dim];
     inputs.ensure(fits, || format!("`context` is {}, expected [{batch},T,{}]", context.ty(), config.cross_attention_dim))?;
-    let graph = graphs::unet(&config, bench.dtype, UnetSize { batch, height, width, tokens })?;
+    let graph = graphs::unet(&config, setting.dtype, UnetSize { batch, height, width, tokens })?;
     let named = [("latents", latents), ("timesteps", timesteps), ("context", context)];
-    call(bench, &[Component::Unet], graph, &named).and_then(to_nchw)
+    call(setting, &[Component::Unet], graph, &named).and_then(to_nchw)
 }
 
-pub(super) fn vae_encode(bench: &Bench<'_>, inputs: &mut Inputs) -> Result<Outputs> {
-    let config = bench.model.vae_config()?;
+pub(super) fn vae_encode(setting: &Setting<'_>, inputs: &mut Inputs) -> Result<Outputs> {
+    let config = setting.model.vae_config()?;
     let image = inputs.picture("image", config.in_channels)?;
     inputs.finish()?;
     let (batch, height, width) = (image.shape()[0], image.shape()[1], image.shape()[2]);
     let factor = config.factor();
     inputs
         .ensure(height % factor == 0 && width % factor == 0, || format!("`image` is {height}x{width}, expected multiples of {factor}"))?;
-    let graph = graphs::vae_encode(&config, bench.dtype, batch, height, width)?;
-    call(bench, &[Component::Vae], graph, &[("image", image)]).and_then(to_nchw)
+    let graph = graphs::vae_encode(&config, setting.dtype, batch, height, width)?;
+    call(setting, &[Component::Vae], graph, &[("image", image)]).and_then(to_nchw)
 }
 
-pub(super) fn vae_decode(bench: &Bench<'_>, inputs: &mut Inputs) -> Result<Outputs> {
-    let config = bench.model.vae_config()?;
+pub(super) fn vae_decode(setting: &Setting<'_>, inputs: &mut Inputs) -> Result<Outputs> {
+    let config = setting.model.vae_config()?;
     let latents = inputs.picture("latents", config.latent_channels)?;
     inputs.finish()?;
     let (batch, height, width) = (latents.shape()[0], latents.shape()[1], latents.shape()[2]);
-    let graph = graphs::vae_decode(&config, bench.dtype, batch, height, width)?;
-    call(bench, &[Component::Vae], graph, &[("latents", latents)]).and_then(to_nchw)
+    let graph = graphs::vae_decode(&config, setting.dtype, batch, height, width)?;
+    call(setting, &[Component::Vae], graph, &[("latents", latents)]).and_then(to_nchw)
 }
 
 /// Without a projector in the model, the taps alone.
-pub(super) fn identity(bench: &Bench<'_>, inputs: &mut Inputs) -> Result<Outputs> {
-    let config = bench.model.face_config()?;
+pub(super) fn identity(setting: &Setting<'_>, inputs: &mut Inputs) -> Result<Outputs> {
+    let config = setting.model.face_config()?;
     let image = inputs.picture("image", config.num_channels)?;
     inputs.finish()?;
     let (batch, height, width) = (image.shape()[0], image.shape()[1], image.shape()[2]);
     let side = config.image_size;
     inputs.ensure(height == side && width == side, || format!("`image` is {height}x{width}, expected {side}x{side}"))?;
-    if !bench.model.has(Component::Projector) {
-        let graph = graphs::face_encoder(&config, bench.dtype, batch)?;
-        return call(bench, &[Component::FaceEncoder], graph, &[("image", image)]);
+    if !setting.model.has(Component::Projector) {
+        let graph = graphs::face_encoder(&config, setting.dtype, batch)?;
+        return call(setting, &[Component::FaceEncoder], graph, &[("image", image)]);
     }
-    let graph = graphs::identity(&config, &bench.model.projector_config()?, bench.dtype, batch)?;
-    call(bench, &[Component::FaceEncoder, Component::Projector], graph, &[("image", image)])
+    let graph = graphs::identity(&config, &setting.model.projector_config()?, setting.dtype, batch)?;
+    call(setting, &[Component::FaceEncoder, Component::Projector], graph, &[("image", image)])
 }
 
 /// Compiles, after every weight of the components has been accounted for.
-pub(super) fn compile(bench: &Bench<'_>, components: &[Component], graph: Graph) -> Result<Executable> {
-    components.iter().try_for_each(|c| bench.model.check_weights(*c))?;
-    Executable::compile(graph, &bench.model.weights_of(components)?, &bench.device)
+pub(super) fn compile(setting: &Setting<'_>, components: &[Component], graph: Graph) -> Result<Executable> {
+    components.iter().try_for_each(|c| setting.model.check_weights(*c))?;
+    let mut exe = Executable::compile(graph, &setting.model.weights_of(components)?, &setting.device)?;
+    exe.watch_non_finite(setting.watch);
+    Ok(exe)
 }
 
-fn call(bench: &Bench<'_>, components: &[Component], graph: Graph, inputs: &[(&str, Tensor)]) -> Result<Outputs> {
+fn call(setting: &Setting<'_>, components: &[Component], graph: Graph, inputs: &[(&str, Tensor)]) -> Result<Outputs> {
     let refs: Vec<(&str, &Tensor)> = inputs.iter().map(|(n, t)| (*n, t)).collect();
-    compile(bench, components, graph)?.call(&refs)
+    compile(setting, components, graph)?.call(&refs)
 }
 
 /// All results from channels-last to `[B,C,H,W]`.

@@ -1,0 +1,74 @@
+//! What this machine can do at most: arithmetic by a large matrix product, memory by a copy.
+
+use dreamid_engine::device::Device;
+use dreamid_engine::exec::Executable;
+use dreamid_engine::graph::{Builder, Graph};
+use dreamid_engine::ops::Linear;
+use dreamid_engine::weights::Weights;
+use dreamid_engine::{DType, Result, Tensor};
+use serde::Serialize;
+use std::fmt;
+use std::sync::Mutex;
+use std::time::Instant;
+
+/// Rates that no stage can exceed by much.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(super) struct Ceilings {
+    /// Of a matrix product of 2048 x 2048 x 2048 in the same precision, on the same threads.
+    pub(super) gemm_gflops: f64,
+    /// Read and written by a copy of 256 MiB, on the same threads.
+    pub(super) memory_gb_per_s: f64,
+}
+
+impl fmt::Display for Ceilings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "GEMM {:.0} GFLOP/s, memory {:.1} GB/s", self.gemm_gflops, self.memory_gb_per_s)
+    }
+}
+
+/// The best of a few tries of each.
+pub(super) fn measure(device: &Device, dtype: DType) -> Result<Ceilings> {
+    Ok(Ceilings { gemm_gflops: gemm(device, dtype)?, memory_gb_per_s: copy(device) })
+}
+
+fn gemm(device: &Device, dtype: DType) -> Result<f64> {
+    const SIDE: usize = 2048;
+    let mut graph = Graph::new();
+    let mut b = Builder::new(&mut graph, dtype);
+    let x = b.input("x", dtype, [SIDE, SIDE]);
+    let w = b.param("w.weight", [SIDE, SIDE]);
+    let y = b.op(Linear::plain(), &[Some(x), Some(w)])?;
+    b.output("y", y)?;
+    let flops = graph.total_cost().flops as f64;
+    let mut exe = Executable::compile(graph, &Weights::random(0), device)?;
+    exe.write("x", &Tensor::from_f32([SIDE, SIDE], &vec![0.5; SIDE * SIDE])?)?;
+    let mut seconds = f64::INFINITY;
+    for _ in 0..5 {
+        let start = Instant::now();
+        exe.run()?;
+        seconds = seconds.min(start.elapsed().as_secs_f64());
+    }
+    Ok(flops / 1e9 / seconds)
+}
+
+fn copy(device: &Device) -> f64 {
+    const BYTES: usize = 256 << 20;
+    const CHUNK: usize = 1 << 20;
+    let Device::Cpu(cpu) = device else { return f64::NAN };
+    let from = vec![1u8; BYTES];
+    let mut to = vec![2u8; BYTES];
+    let mut seconds = f64::INFINITY;
+    for _ in 0..5 {
+        let chunks: Vec<Mutex<(&[u8], &mut [u8])>> = from.chunks(CHUNK).zip(to.chunks_mut(CHUNK)).map(Mutex::new).collect();
+        let start = Instant::now();
+        cpu.parallel(chunks.len(), |i| {
+            if let Ok(mut pair) = chunks[i].lock() {
+                let (from, to) = &mut *pair;
+                to.copy_from_slice(from);
+            }
+        });
+        seconds = seconds.min(start.elapsed().as_secs_f64());
+    }
+    std::hint::black_box(&to);
+    2.0 * BYTES as f64 / 1e9 / seconds
+}

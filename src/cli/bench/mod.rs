@@ -1,0 +1,186 @@
+//! `bench`: how long each stage takes, and how near that is to what this machine can do.
+
+mod ceilings;
+mod memory;
+mod stage;
+
+use super::format::table;
+use super::{DeviceArgs, ModelArgs, show};
+use ceilings::Ceilings;
+use clap::{Args, ValueEnum};
+use dreamid_engine::device::Device;
+use dreamid_engine::models::ModelFolder;
+use dreamid_engine::pipeline::Image;
+use dreamid_engine::{Error, Result, embedded};
+use serde::Serialize;
+use stage::Measured;
+use std::path::PathBuf;
+
+/// Arguments of `bench`.
+#[derive(Args)]
+pub(crate) struct BenchArgs {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// Stages to measure [default: all that the model has]
+    #[arg(long, value_enum, value_delimiter = ',')]
+    stages: Vec<Stage>,
+    /// Photograph for the stage detect [default: the bundled one]
+    #[arg(long, value_name = "PHOTO")]
+    face: Option<PathBuf>,
+    /// Size of the pictures [default: what the model was made for]
+    #[arg(long, value_name = "WxH", value_parser = super::inspect::parse_size)]
+    size: Option<[usize; 2]>,
+    /// Runs of each stage after the first [default: as many as fit in three seconds, 5 to 50]
+    #[arg(long, value_name = "N")]
+    repeat: Option<std::num::NonZeroUsize>,
+    /// Also write the figures as JSON
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Also show the time of each operation
+    #[arg(long)]
+    profile: bool,
+    /// Precision auto means bf16 where the processor multiplies it natively, else f32
+    #[command(flatten)]
+    device: DeviceArgs,
+}
+
+/// Parts of making a picture.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Stage {
+    /// The largest face of a photograph found and aligned
+    Detect,
+    /// One aligned face to word embeddings
+    Encode,
+    /// Two prompts to hidden states
+    Text,
+    /// One guided denoising step of one picture
+    Unet,
+    /// Latents to one picture
+    VaeDecode,
+    /// One picture to latents
+    VaeEncode,
+}
+
+impl Stage {
+    const ALL: [Self; 6] = [Self::Detect, Self::Encode, Self::Text, Self::Unet, Self::VaeDecode, Self::VaeEncode];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Detect => "detect",
+            Self::Encode => "encode",
+            Self::Text => "text",
+            Self::Unet => "unet",
+            Self::VaeDecode => "vae-decode",
+            Self::VaeEncode => "vae-encode",
+        }
+    }
+
+    /// Name of the graph among [`super::graphs::NAMES`].
+    fn graph(self) -> &'static str {
+        match self {
+            Self::Encode => "identity",
+            Self::Unet => "ddim-step",
+            other => other.name(),
+        }
+    }
+}
+
+/// What `--json` writes.
+#[derive(Serialize)]
+struct Report {
+    engine: &'static str,
+    model: String,
+    device: &'static str,
+    instruction_set: String,
+    threads: usize,
+    dtype: String,
+    ceilings: Ceilings,
+    stages: Vec<Measured>,
+    /// Of the whole process.
+    peak_rss_mib: Option<f64>,
+}
+
+/// Carries out `bench`.
+pub(crate) fn run(args: &BenchArgs) -> Result<()> {
+    let model = args.model.open()?;
+    let device = args.device.open()?;
+    let Device::Cpu(cpu) = &device else {
+        return Err(Error::input("the null device computes nothing that could be measured; use --device cpu"));
+    };
+    let dtype = args.device.fast_dtype(&device)?;
+    let ceilings = ceilings::measure(&device, dtype)?;
+    let (isa, threads) = (format!("{:?}", cpu.isa()), cpu.threads());
+    show(&format!("{} in {dtype} on {threads} thread(s), {isa}\nceilings measured here: {ceilings}\n\n", model.name()))?;
+    let runs = stage::Runs { device: &device, dtype, repeat: args.repeat.map(usize::from), profile: args.profile, size: args.size };
+    let stages = measure_all(args, &model, &runs, &ceilings)?;
+    show(&overview(&stages))?;
+    let report = Report {
+        engine: concat!("dreamid-engine ", env!("CARGO_PKG_VERSION")),
+        model: model.name(),
+        device: device.name(),
+        instruction_set: isa,
+        threads,
+        dtype: dtype.to_string(),
+        ceilings,
+        peak_rss_mib: stages.iter().filter_map(|s| s.peak_rss_mib).reduce(f64::max),
+        stages,
+    };
+    args.json.as_ref().map_or(Ok(()), |path| {
+        let text = serde_json::to_string_pretty(&report).map_err(|e| Error::input(e.to_string()))?;
+        std::fs::write(path, text + "\n").map_err(|e| Error::io(path, "write", e))
+    })
+}
+
+fn measure_all(args: &BenchArgs, model: &ModelFolder, runs: &stage::Runs<'_>, ceilings: &Ceilings) -> Result<Vec<Measured>> {
+    let asked = if args.stages.is_empty() { Stage::ALL.to_vec() } else { args.stages.clone() };
+    let mut measured = Vec::new();
+    for stage in asked {
+        if stage == Stage::Detect {
+            measured.extend(photo(args)?.map(|photo| stage::detect(&photo, runs, ceilings)).transpose()?);
+            continue;
+        }
+        match stage::network(model, stage.name(), stage.graph(), runs, ceilings)? {
+            Some((figures, profile)) => {
+                measured.push(figures);
+                show(&profile)?;
+            }
+            None if args.stages.is_empty() => {}
+            None => return Err(Error::input(format!("the model {} has no {}: it lacks a component", model.name(), stage.name()))),
+        }
+    }
+    Ok(measured)
+}
+
+/// The photograph asked for, else the bundled one; none if there is none and nobody asked for the stage.
+fn photo(args: &BenchArgs) -> Result<Option<Image>> {
+    match (&args.face, embedded::face()) {
+        (Some(path), _) => Image::open(path).map(Some),
+        (None, Ok(face)) => Ok(Some(face)),
+        (None, Err(_)) if args.stages.is_empty() => Ok(None),
+        (None, Err(error)) => Err(error),
+    }
+}
+
+fn overview(stages: &[Measured]) -> String {
+    let percent = |share: f64| format!("{:.0} %", 100.0 * share);
+    let row = |m: &Measured| {
+        vec![
+            m.stage.clone(),
+            format!("{:.2}", m.median_ms),
+            format!("{:.2}", m.p95_ms),
+            m.runs.to_string(),
+            format!("{:.2}", m.gflop),
+            format!("{:.1}", m.bytes as f64 / 1e6),
+            percent(m.share_of_arithmetic),
+            percent(m.share_of_bandwidth),
+            format!("{:.0}", m.load_ms),
+            format!("{:.1}", m.first_run_ms),
+            m.peak_rss_mib.map_or("-".to_owned(), |mib| format!("{mib:.0}")),
+        ]
+    };
+    let header = ["stage", "median ms", "p95 ms", "runs", "GFLOP", "MB", "of GEMM", "of memory", "load ms", "first ms", "peak MiB"];
+    let rows: Vec<Vec<String>> = stages.iter().map(row).collect();
+    table(&header, &rows)
+        + "\nof GEMM, of memory: the stage's operations and compulsory bytes per second against the ceilings\n\
+           load, first: cold start, from nothing to the end of the first run (weights in the file cache or made up)\n"
+}
