@@ -15,6 +15,7 @@ const FACE: &str = "photos/face.png";
 
 /// The embedded model.
 pub fn model() -> Result<ModelFolder> {
+    file("model_index.json")?;
     ModelFolder::embedded(NAME, FILES)
 }
 
@@ -25,5 +26,10 @@ pub fn face() -> Result<Image> {
 
 fn file(name: &str) -> Result<&'static [u8]> {
     let found = FILES.iter().find(|(n, _)| *n == name).map(|(_, bytes)| *bytes);
-    found.ok_or_else(|| Error::file(name, "is not part of this build: it was made without assets/miniature; give --model and --face"))
+    found.ok_or_else(|| {
+        Error::file(
+            name,
+            "is not part of this build: it was made without the folder assets/miniature; give a model (--model) and a photograph (--face)",
+        )
+    })
 }

@@ -70,7 +70,7 @@ fn torch_normals(seed: u32, count: usize) -> Vec<f32> {
     let mut twister = Twister::new(seed);
     let mut values: Vec<f32> = (0..count).map(|_| twister.uniform()).collect();
     values.chunks_exact_mut(16).for_each(box_muller_16);
-    if count % 16 != 0 {
+    if !count.is_multiple_of(16) {
         let last = &mut values[count - 16..];
         last.iter_mut().for_each(|v| *v = twister.uniform());
         box_muller_16(last);

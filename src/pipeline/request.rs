@@ -116,7 +116,7 @@ impl Sizes {
 
 /// Latents along a side of so many pixels.
 fn side(name: &str, pixels: usize, factor: usize) -> Result<usize> {
-    if pixels > 0 && pixels % factor == 0 && pixels <= MAX_SIDE {
+    if pixels > 0 && pixels.is_multiple_of(factor) && pixels <= MAX_SIDE {
         return Ok(pixels / factor);
     }
     let most = MAX_SIDE / factor * factor;
