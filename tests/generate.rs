@@ -266,3 +266,11 @@ fn values_that_are_not_finite_are_errors_not_black_pictures() {
     let error = pipeline("tiny-a", DType::F32).generate(&request, &mut go).unwrap_err();
     assert!(matches!(&error, Error::NonFinite { at, .. } if at.contains("latents after step") || at == "image"), "{error}");
 }
+
+#[test]
+fn pipelines_move_between_threads() {
+    let mut pipeline = pipeline("tiny-c", DType::F32);
+    let request = Request { prompt: "a cat".into(), steps: 1, size: Some([8, 8]), ..Request::default() };
+    let made = std::thread::spawn(move || pipeline.generate(&request, &mut go).map(|g| g.pictures.len())).join().unwrap();
+    assert_eq!(made.unwrap(), 1);
+}

@@ -3,6 +3,7 @@
 
 use dreamid_engine::Error;
 use dreamid_engine::pipeline::{Dialect, Schedule, Tokenizer, TokenizerFiles, encode_prompt};
+use proptest::prelude::*;
 use safetensors::SafeTensors;
 use std::path::PathBuf;
 
@@ -166,6 +167,30 @@ fn single_steps(schedule: &Schedule, timesteps: &[usize], sample: &[f32], eps: &
         for j in i * each..(i + 1) * each {
             let got = c * (sample[j] - b * eps[j]) / a + d * eps[j];
             assert!((got - previous[j]).abs() < 3e-5 * previous[j].abs().max(1.0), "step at {t}: {got} {}", previous[j]);
+        }
+    }
+}
+
+fn part() -> impl Strategy<Value = String> {
+    prop_oneof![Just("S*".to_owned()), Just(" ".to_owned()), Just("&amp;#39;\u{2019}".to_owned()), ".{0,40}"]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Any text at all: no panic, the right length, and slots that are inside and free.
+    #[test]
+    fn any_text_is_a_prompt_or_an_error(parts in prop::collection::vec(part(), 0..12), words in 1usize..4) {
+        for tokenizer in [tokenizer(Dialect::Transformers), tokenizer(Dialect::OpenClip)] {
+            let text = parts.concat();
+            match encode_prompt(&tokenizer, &text, "S*", words) {
+                Ok(prompt) => {
+                    prop_assert_eq!((prompt.ids.len(), prompt.ids[0]), (77, 812));
+                    prop_assert!(prompt.slots.iter().flatten().all(|&s| (1..76).contains(&s) && prompt.ids[s] == 813));
+                    prop_assert!(prompt.dropped.is_none_or(|d| text.contains(&d)));
+                }
+                Err(error) => prop_assert!(matches!(error, Error::Prompt(_)), "{}", error),
+            }
         }
     }
 }

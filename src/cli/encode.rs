@@ -3,7 +3,7 @@
 use super::generate::shown;
 use super::{DeviceArgs, FaceArgs, ModelArgs, show};
 use clap::Args;
-use dreamid_engine::pipeline::{Encoded, Pipeline};
+use dreamid_engine::pipeline::{Encoded, Pipeline, prepare_file};
 use dreamid_engine::{DType, Result};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -24,6 +24,7 @@ pub(crate) struct EncodeArgs {
 
 /// Carries out `encode`.
 pub(crate) fn run(args: &EncodeArgs) -> Result<()> {
+    prepare_file(&args.out)?;
     let photo = args.face.photo()?;
     let device = args.device.open()?;
     let dtype = args.device.dtype_or(DType::F32)?;

@@ -7,7 +7,7 @@ use dreamid_engine::device::Device;
 use dreamid_engine::graph::Graph;
 use dreamid_engine::models::graphs::{self, UnetSize};
 use dreamid_engine::models::{Component, ModelFolder};
-use dreamid_engine::pipeline::{Destination, Generated, Identity, Noise, PLACEHOLDER, Pipeline, Request};
+use dreamid_engine::pipeline::{Destination, Generated, Identity, Noise, PLACEHOLDER, Pipeline, Request, prepare_file};
 use dreamid_engine::weights::Weights;
 use dreamid_engine::{DType, Result, Tensor};
 use std::path::{Path, PathBuf};
@@ -78,6 +78,7 @@ enum NoiseArg {
 pub(crate) fn run(args: &GenerateArgs) -> Result<()> {
     let destination = Destination::new(&args.out)?;
     destination.prepare()?;
+    args.save_tensors.as_ref().map_or(Ok(()), prepare_file)?;
     let latents = args.latents.as_deref().map(read_latents).transpose()?;
     let known = args.identity.as_deref().map(Identity::load).transpose()?;
     let device = args.device.open()?;

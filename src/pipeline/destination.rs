@@ -73,6 +73,11 @@ impl Destination {
     }
 }
 
+/// Makes the folder of a file that is to be written, and finds out whether it can be written to, before anything is computed.
+pub fn prepare_file(path: impl AsRef<Path>) -> Result<()> {
+    prepare_folder(path.as_ref().parent().unwrap_or(Path::new("")))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -7,7 +7,7 @@ use super::progress::Counter;
 use super::request::Sizes;
 use super::{
     Captured, Control, Dialect, EncodedPrompt, FaceAnalyser, Identity, Image, Parameters, Progress, Request, Schedule, Stage, Steps,
-    Tokenizer, TokenizerFiles, encode_prompt,
+    Tokenizer, encode_prompt,
 };
 use crate::device::Device;
 use crate::models::{Component, ModelFolder};
@@ -69,7 +69,7 @@ impl Pipeline {
         let scheduler = model.read("scheduler/scheduler_config.json")?;
         let schedule = Schedule::from_json(&scheduler, "scheduler/scheduler_config.json")?;
         let networks = Networks::new(model, device, dtype)?;
-        let tokenizer = tokenizer(&networks.model, dialect)?.with_context(networks.text.max_position_embeddings);
+        let tokenizer = Tokenizer::of_model(&networks.model, dialect)?.with_context(networks.text.max_position_embeddings);
         Ok(Self { networks, faces: None, tokenizer, schedule, fingerprint: None })
     }
 
@@ -279,14 +279,6 @@ fn report(on_progress: OnProgress<'_>, counter: &Counter) -> Result<()> {
         Control::Continue => Ok(()),
         Control::Stop => Err(Error::Cancelled),
     }
-}
-
-fn tokenizer(model: &ModelFolder, dialect: Dialect) -> Result<Tokenizer> {
-    let optional = |name: &str| if model.exists(name) { model.read(name).map(Some) } else { Ok(None) };
-    let (vocab, merges) = (model.read("tokenizer/vocab.json")?, model.read("tokenizer/merges.txt")?);
-    let (map, config) = (optional("tokenizer/special_tokens_map.json")?, optional("tokenizer/tokenizer_config.json")?);
-    let files = TokenizerFiles { vocab: &vocab, merges: &merges, special_tokens_map: map.as_deref(), config: config.as_deref() };
-    Tokenizer::new(files, dialect)
 }
 
 /// Slots `[B,n]` (−1 where a prompt has fewer) and embeddings `[B,n,H]` of all pseudo-words; none if no prompt has any.

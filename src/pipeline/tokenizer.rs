@@ -7,6 +7,7 @@
 //! - Since `!` is the padding token there, transformers turns a literal `!` of a prompt into id 0, as does this tokenizer; open_clip,
 //!   with which the model was trained, gives the ordinary word `!</w>` (256). [`Dialect::OpenClip`] does the latter.
 
+use crate::models::ModelFolder;
 use crate::{Error, Result};
 use std::collections::HashMap;
 use std::ops::Range;
@@ -87,6 +88,15 @@ impl Tokenizer {
             bpe.add_special_tokens(&special.added());
         }
         Ok(Self { bpe, dialect, bos, eos, pad, context: special.context })
+    }
+
+    /// The tokenizer of a model.
+    pub fn of_model(model: &ModelFolder, dialect: Dialect) -> Result<Self> {
+        let optional = |name: &str| if model.exists(name) { model.read(name).map(Some) } else { Ok(None) };
+        let (vocab, merges) = (model.read("tokenizer/vocab.json")?, model.read("tokenizer/merges.txt")?);
+        let (map, config) = (optional("tokenizer/special_tokens_map.json")?, optional("tokenizer/tokenizer_config.json")?);
+        let files = TokenizerFiles { vocab: &vocab, merges: &merges, special_tokens_map: map.as_deref(), config: config.as_deref() };
+        Self::new(files, dialect)
     }
 
     /// The same for a text encoder that takes `context` ids; at least 3.

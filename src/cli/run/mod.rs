@@ -8,7 +8,7 @@ use super::{DeviceArgs, ModelArgs, show};
 use clap::{Args, ValueEnum};
 use dreamid_engine::device::Device;
 use dreamid_engine::models::ModelFolder;
-use dreamid_engine::pipeline::{Dialect, Tokenizer, TokenizerFiles};
+use dreamid_engine::pipeline::{Dialect, Tokenizer};
 use dreamid_engine::weights::save;
 use dreamid_engine::{DType, Error, Result, Tensor};
 use inputs::Inputs;
@@ -126,11 +126,7 @@ fn tokenize(model: &ModelFolder, prompts: &Path) -> Result<Outputs> {
     let text = std::fs::read(prompts).map_err(|e| Error::io(prompts, "read", e))?;
     let prompts: Vec<String> =
         serde_json::from_slice(&text).map_err(|e| Error::file(prompts, format!("is not a JSON array of strings: {e}")))?;
-    let optional = |name: &str| if model.exists(name) { model.read(name).map(Some) } else { Ok(None) };
-    let (vocab, merges) = (model.read("tokenizer/vocab.json")?, model.read("tokenizer/merges.txt")?);
-    let (map, config) = (optional("tokenizer/special_tokens_map.json")?, optional("tokenizer/tokenizer_config.json")?);
-    let files = TokenizerFiles { vocab: &vocab, merges: &merges, special_tokens_map: map.as_deref(), config: config.as_deref() };
-    let tokenizer = Tokenizer::new(files, Dialect::default())?;
+    let tokenizer = Tokenizer::of_model(model, Dialect::default())?;
     let mut ids = Vec::new();
     for prompt in &prompts {
         ids.extend(tokenizer.ids(prompt)?);
