@@ -12,7 +12,7 @@
 use super::Cpu;
 pub(crate) use super::attention_words::Element;
 use super::attention_words::{Single, Words};
-use super::simd::{Elem, Simd, Task, load_some, store_some};
+use super::simd::{Elem, Simd, Task, store_some};
 use super::split::SharedMut;
 use super::with_scratch;
 
@@ -82,8 +82,10 @@ struct Plan {
 impl Plan {
     fn new(head_dim: usize, keys: usize) -> Self {
         // Queries, outputs and a block of keys and values should stay in the second level of cache, better half in the first.
-        let (queries, most) = if head_dim > 128 { (64, 48) } else { (128, 96) };
-        Self { queries, keys: most.min(keys.next_multiple_of(TILE)), channels: head_dim.next_multiple_of(TILE) }
+        let (queries, most) = if head_dim > 128 { (64, 48) } else { (256, 96) };
+        // not so few that queries, a vector of rows at a time, would not fit where keys are held
+        let keys = keys.next_multiple_of(TILE).clamp(3 * TILE, most);
+        Self { queries, keys, channels: head_dim.next_multiple_of(TILE) }
     }
 
     /// Words of scratch: queries and outputs, keys and values, scores and probabilities, three numbers for each query.
@@ -193,18 +195,26 @@ impl<T: Elem> Block<'_, T> {
     /// Queries into `[panel][word][query]`, zeros after the last one.
     #[inline(always)]
     unsafe fn read_queries<S: Simd, W: Words<S, T>>(&self, parts: Parts, width: usize, words: usize) {
-        // SAFETY: as `walk` says.
+        // SAFETY: as `walk` says. Rows are laid where keys come later: there is room for the most lanes.
         unsafe {
-            for i in 0..self.count.next_multiple_of(width) {
-                let to = parts.queries.add(i / width * width * words + i % width);
-                if i < self.count {
-                    let row = self.call.q.row(self.image, self.first + i, self.head, self.call.head_dim);
-                    for w in 0..words {
-                        *to.add(w * width) = W::word(row, w);
+            let rows = parts.keys;
+            for first in (0..self.count.next_multiple_of(width)).step_by(S::LANES) {
+                for i in 0..S::LANES {
+                    let row = std::slice::from_raw_parts_mut(rows.add(i * words), words);
+                    if first + i < self.count {
+                        W::copy_row(self.call.q.row(self.image, self.first + first + i, self.head, self.call.head_dim), row.as_mut_ptr());
+                    } else {
+                        row.fill(0.0);
                     }
-                } else {
-                    for w in 0..words {
-                        *to.add(w * width) = 0.0;
+                }
+                let to = parts.queries.add(first / width * width * words + first % width);
+                let full = words / S::LANES * S::LANES;
+                for w in (0..full).step_by(S::LANES) {
+                    S::transpose(rows.add(w), words, to.add(w * width), width);
+                }
+                for w in full..words {
+                    for i in 0..S::LANES {
+                        *to.add(w * width + i) = *rows.add(i * words + w);
                     }
                 }
             }
@@ -334,24 +344,37 @@ impl<T: Elem> Block<'_, T> {
     unsafe fn write<S: Simd, const NV: usize>(&self, parts: Parts, panel: usize) {
         let width = NV * S::LANES;
         let (call, d) = (self.call, self.call.head_dim);
+        let count = width.min(self.count - panel * width);
         // SAFETY: as `walk` says; each task writes its own rows and columns of the output.
         unsafe {
             let outputs = parts.outputs.add(panel * width * self.plan.channels);
-            for q in 0..width.min(self.count - panel * width) {
-                let query = self.first + panel * width + q;
-                let row = self.out.slice((self.image * call.q.count + query) * call.heads * d + self.head * d, d);
-                let share = S::splat(1.0 / *parts.running[1].add(panel * width + q));
-                for i in (0..d).step_by(S::LANES) {
-                    let n = S::LANES.min(d - i);
-                    let mut buffer = [0.0; 16];
-                    for (j, value) in buffer.iter_mut().enumerate().take(n) {
-                        *value = *outputs.add((i + j) * width + q);
+            let totals = parts.running[1].add(panel * width);
+            for (first, channel) in blocks(count, d, S::LANES) {
+                let (rows, n) = (S::LANES.min(count - first), S::LANES.min(d - channel));
+                let mut square = [0.0; 16 * 16];
+                let from = outputs.add(channel * width + first);
+                if n == S::LANES {
+                    S::transpose(from, width, square.as_mut_ptr(), S::LANES);
+                } else {
+                    for (q, j) in blocks(rows, n, 1) {
+                        square[q * S::LANES + j] = *from.add(j * width + q);
                     }
-                    store_some::<S, T>(row.as_mut_ptr().add(i), n, S::mul(load_some::<S, f32>(buffer.as_ptr(), S::LANES), share));
+                }
+                for q in 0..rows {
+                    let query = self.first + panel * width + first + q;
+                    let row = self.out.slice((self.image * call.q.count + query) * call.heads * d + self.head * d + channel, n);
+                    let share = S::splat(1.0 / *totals.add(first + q));
+                    store_some::<S, T>(row.as_mut_ptr(), n, S::mul(S::load(square.as_ptr().add(q * S::LANES)), share));
                 }
             }
         }
     }
+}
+
+/// Upper left corners of the squares of `side` that cover a rectangle, row by row.
+#[inline(always)]
+fn blocks(rows: usize, columns: usize, side: usize) -> impl Iterator<Item = (usize, usize)> {
+    (0..rows).step_by(side).flat_map(move |r| (0..columns).step_by(side).map(move |c| (r, c)))
 }
 
 /// One panel of queries and one block of keys.

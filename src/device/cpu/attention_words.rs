@@ -42,9 +42,7 @@ pub(super) trait Words<S: Simd, T: Elem> {
     /// Values in a word; 1 or 2.
     const PER_WORD: usize;
 
-    /// Word `w` of a row; zeros after its end.
-    unsafe fn word(row: &[T], w: usize) -> f32;
-    /// All words of a row.
+    /// All words of a row, zeros after its end.
     unsafe fn copy_row(row: &[T], to: *mut f32);
     /// For each channel the word of the first row, or of both where a word has two values; a missing row is zeros.
     /// With no row at all, `to` is left as it is.
@@ -60,11 +58,6 @@ pub(super) struct Single;
 
 impl<S: Simd, T: Elem> Words<S, T> for Single {
     const PER_WORD: usize = 1;
-
-    #[inline(always)]
-    unsafe fn word(row: &[T], w: usize) -> f32 {
-        row[w].widen()
-    }
 
     #[inline(always)]
     unsafe fn copy_row(row: &[T], to: *mut f32) {
@@ -124,11 +117,6 @@ mod pairs {
     // SAFETY of every block: the caller has the instruction set, `to` is valid for all words.
     impl Words<Avx512, bf16> for Pairs {
         const PER_WORD: usize = 2;
-
-        #[inline(always)]
-        unsafe fn word(row: &[bf16], w: usize) -> f32 {
-            pair(row[2 * w], if 2 * w + 1 < row.len() { row[2 * w + 1] } else { bf16::ZERO })
-        }
 
         #[inline(always)]
         unsafe fn copy_row(row: &[bf16], to: *mut f32) {

@@ -47,6 +47,16 @@ pub(crate) trait Simd: Copy {
     unsafe fn if_positive(x: Self::V, yes: Self::V, no: Self::V) -> Self::V;
     /// p · 2ⁿ where `shifted` is n + 1.5 · 2²³ and nothing over- or underflows
     unsafe fn scale(p: Self::V, shifted: Self::V) -> Self::V;
+    /// Transposes a square of `LANES` rows; strides count values.
+    #[inline(always)]
+    unsafe fn transpose(from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize) {
+        for row in 0..Self::LANES {
+            for column in 0..Self::LANES {
+                // SAFETY: as the caller promises.
+                unsafe { *to.add(column * to_stride + row) = *from.add(row * from_stride + column) };
+            }
+        }
+    }
 }
 
 /// Work that is compiled once for each instruction set.

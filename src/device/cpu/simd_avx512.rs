@@ -88,4 +88,28 @@ impl Simd for Avx512 {
             _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(p), exponent))
         }
     }
+    #[inline(always)]
+    unsafe fn transpose(from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize) {
+        unsafe {
+            for column in (0..16).step_by(4) {
+                let mut rows = [_mm512_setzero_ps(); 4];
+                for (i, row) in rows.iter_mut().enumerate() {
+                    // a quarter each of rows i, i + 4, i + 8 and i + 12: what is left is four 4 × 4 transposes, side by side
+                    let from = from.add(i * from_stride + column);
+                    *row = _mm512_castps128_ps512(_mm_loadu_ps(from));
+                    *row = _mm512_insertf32x4::<1>(*row, _mm_loadu_ps(from.add(4 * from_stride)));
+                    *row = _mm512_insertf32x4::<2>(*row, _mm_loadu_ps(from.add(8 * from_stride)));
+                    *row = _mm512_insertf32x4::<3>(*row, _mm_loadu_ps(from.add(12 * from_stride)));
+                }
+                let [a, b, c, d] = rows;
+                let low = [_mm512_castps_pd(_mm512_unpacklo_ps(a, b)), _mm512_castps_pd(_mm512_unpacklo_ps(c, d))];
+                let high = [_mm512_castps_pd(_mm512_unpackhi_ps(a, b)), _mm512_castps_pd(_mm512_unpackhi_ps(c, d))];
+                let to = to.add(column * to_stride);
+                _mm512_storeu_ps(to, _mm512_castpd_ps(_mm512_unpacklo_pd(low[0], low[1])));
+                _mm512_storeu_ps(to.add(to_stride), _mm512_castpd_ps(_mm512_unpackhi_pd(low[0], low[1])));
+                _mm512_storeu_ps(to.add(2 * to_stride), _mm512_castpd_ps(_mm512_unpacklo_pd(high[0], high[1])));
+                _mm512_storeu_ps(to.add(3 * to_stride), _mm512_castpd_ps(_mm512_unpackhi_pd(high[0], high[1])));
+            }
+        }
+    }
 }
