@@ -4,11 +4,12 @@
 //! Throughput is printed in elements a second; an element is one floating-point operation.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod common;
+
+use common::{Call, cpu, group, measure};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use dreamid_engine::device::cpu::{Cpu, Packed};
-use dreamid_engine::ops::{Activation, AnyOp, Conv2d, HostIn, HostIo, HostOut, Linear};
-use dreamid_engine::{DType, Tensor, Ty};
-use std::time::Duration;
+use dreamid_engine::ops::{Activation, Conv2d, Linear};
+use dreamid_engine::{DType, Ty};
 
 criterion_group!(benches, products, peak::ceilings);
 criterion_main!(benches);
@@ -16,36 +17,23 @@ criterion_main!(benches);
 fn products(criterion: &mut Criterion) {
     let cpu = cpu();
     for dtype in [DType::F32, DType::Bf16] {
-        let mut group = criterion.benchmark_group(format!("{dtype}"));
-        group.sample_size(10).warm_up_time(Duration::from_millis(500)).measurement_time(Duration::from_secs(2));
+        let mut group = group(criterion, &dtype.to_string());
         for (name, product) in shapes(dtype) {
-            let bound = Bound::new(&cpu, product);
-            group.throughput(Throughput::Elements(bound.flops));
-            group.bench_function(name, |bencher| {
-                let mut output = Tensor::zeros(bound.out);
-                bencher.iter(|| bound.run(&cpu, &mut output));
-            });
+            measure(&mut group, &cpu, name, product, |bound| Throughput::Elements(bound.flops));
         }
     }
 }
 
-fn cpu() -> Cpu {
-    Cpu::new(std::env::var("DREAMID_THREADS").ok().and_then(|n| n.parse().ok())).unwrap()
-}
-
-/// An operation and the types of its inputs.
-type Product = (AnyOp, Vec<Option<Ty>>);
-
-fn shapes(t: DType) -> Vec<(&'static str, Product)> {
+fn shapes(t: DType) -> Vec<(&'static str, Call)> {
     let f32s = |n: usize| Some(Ty::new(DType::F32, [n]));
-    let conv = |b: usize, size: usize, c: usize, o: usize, k: usize| -> Product {
+    let conv = |b: usize, size: usize, c: usize, o: usize, k: usize| -> Call {
         let (x, w) = (Ty::new(t, [b, size, size, c]), Ty::new(t, [o, k, k, c]));
         (Conv2d::same(k / 2).into(), vec![Some(x), Some(w), f32s(o)])
     };
-    let linear = |op: Linear, m: usize, k: usize, n: usize| -> Product {
+    let linear = |op: Linear, m: usize, k: usize, n: usize| -> Call {
         (op.into(), vec![Some(Ty::new(t, [m, k])), Some(Ty::new(t, [n, k])), f32s(n)])
     };
-    let depthwise = |size: usize, c: usize| -> Product {
+    let depthwise = |size: usize, c: usize| -> Call {
         let op = Conv2d { groups: c, ..Conv2d::same(1) };
         (op.into(), vec![Some(Ty::new(t, [1, size, size, c])), Some(Ty::new(t, [c, 3, 3, 1])), f32s(c)])
     };
@@ -65,50 +53,6 @@ fn shapes(t: DType) -> Vec<(&'static str, Product)> {
         ("linear 1 row, 1280 to 1280", linear(Linear::plain(), 1, 1280, 1280)),
         ("depthwise 128 at 56", depthwise(56, 128)),
     ]
-}
-
-/// An operation with inputs, its weight packed.
-struct Bound {
-    op: AnyOp,
-    inputs: Vec<Option<Tensor>>,
-    packed: Packed,
-    out: Ty,
-    flops: u64,
-}
-
-impl Bound {
-    fn new(cpu: &Cpu, (op, types): Product) -> Self {
-        let inputs: Vec<Option<Tensor>> = types.iter().map(|ty| ty.map(random)).collect();
-        let weight = inputs[1].as_ref().unwrap();
-        let packed = Packed::new(cpu, op.packing(1, &types).unwrap(), weight.ty().dtype, weight.bytes()).unwrap();
-        let out = op.infer(&types).unwrap()[0];
-        let flops = op.cost(&types, &[out]).flops;
-        Self { op, inputs, packed, out, flops }
-    }
-
-    fn run(&self, cpu: &Cpu, output: &mut Tensor) {
-        let bind = |(i, tensor): (usize, &'_ Option<Tensor>)| Some((i, tensor.as_ref()?.ty()));
-        let host = |(i, ty): (usize, Ty)| HostIn {
-            ty,
-            data: self.inputs[i].as_ref().map_or(&[], Tensor::bytes),
-            packed: (i == 1).then_some(&self.packed),
-        };
-        let ins: Vec<Option<HostIn<'_>>> = self.inputs.iter().enumerate().map(bind).map(|input| input.map(host)).collect();
-        let mut outs = [HostOut { ty: self.out, data: output.bytes_mut() }];
-        self.op.cpu(&mut HostIo { ins: &ins, outs: &mut outs, cpu }).unwrap();
-    }
-}
-
-/// Values between -1 and 1.
-fn random(ty: Ty) -> Tensor {
-    let mut state = 1_u32;
-    let values: Vec<f32> = (0..ty.shape.elements())
-        .map(|_| {
-            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            (state >> 8) as f32 / (1 << 23) as f32 - 1.0
-        })
-        .collect();
-    Tensor::from_f32(ty.shape, &values).unwrap().cast(ty.dtype)
 }
 
 /// What the processor can do at the most: products of registers, without any memory.

@@ -60,17 +60,25 @@ impl<X: Elem, Y: Elem> Task for Map<'_, X, Y> {
     type Out = ();
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
+        // SAFETY: as the caller promises.
+        unsafe { if self.act == Activation::None { self.each::<S, false>() } else { self.each::<S, true>() } }
+    }
+}
+
+impl<X: Elem, Y: Elem> Map<'_, X, Y> {
+    #[inline(always)]
+    unsafe fn each<S: Simd, const ACT: bool>(self) {
         let full = self.y.len() / S::LANES * S::LANES;
         let (x, y) = (self.x.as_ptr(), self.y.as_mut_ptr());
         // SAFETY: all places are inside x and y.
         unsafe {
             let zero = S::splat(0.0);
             for i in (0..full).step_by(S::LANES) {
-                Y::store::<S>(y.add(i), activate::<S>(self.act, X::load::<S>(x.add(i)), zero));
+                Y::store::<S>(y.add(i), finish::<S, ACT>(self.act, X::load::<S>(x.add(i)), zero));
             }
             let rest = self.y.len() - full;
             let v = load_some::<S, X>(x.add(full), rest);
-            store_some::<S, Y>(y.add(full), rest, activate::<S>(self.act, v, zero));
+            store_some::<S, Y>(y.add(full), rest, finish::<S, ACT>(self.act, v, zero));
         }
     }
 }
@@ -86,6 +94,14 @@ impl<A: Elem, B: Elem, Y: Elem> Task for Sum<'_, A, B, Y> {
     type Out = ();
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
+        // SAFETY: as the caller promises.
+        unsafe { if self.act == Activation::None { self.each::<S, false>() } else { self.each::<S, true>() } }
+    }
+}
+
+impl<A: Elem, B: Elem, Y: Elem> Sum<'_, A, B, Y> {
+    #[inline(always)]
+    unsafe fn each<S: Simd, const ACT: bool>(self) {
         let full = self.y.len() / S::LANES * S::LANES;
         let (a, b, y) = (self.a.as_ptr(), self.b.as_ptr(), self.y.as_mut_ptr());
         // SAFETY: all places are inside a, b and y.
@@ -93,11 +109,11 @@ impl<A: Elem, B: Elem, Y: Elem> Task for Sum<'_, A, B, Y> {
             let zero = S::splat(0.0);
             for i in (0..full).step_by(S::LANES) {
                 let v = S::add(A::load::<S>(a.add(i)), B::load::<S>(b.add(i)));
-                Y::store::<S>(y.add(i), activate::<S>(self.act, v, zero));
+                Y::store::<S>(y.add(i), finish::<S, ACT>(self.act, v, zero));
             }
             let rest = self.y.len() - full;
             let v = S::add(load_some::<S, A>(a.add(full), rest), load_some::<S, B>(b.add(full), rest));
-            store_some::<S, Y>(y.add(full), rest, activate::<S>(self.act, v, zero));
+            store_some::<S, Y>(y.add(full), rest, finish::<S, ACT>(self.act, v, zero));
         }
     }
 }
@@ -113,15 +129,23 @@ impl<T: Elem> Task for PerChannel<'_, T> {
     type Out = ();
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
+        // SAFETY: as the caller promises.
+        unsafe { if self.act == Activation::None { self.each::<S, false>() } else { self.each::<S, true>() } }
+    }
+}
+
+impl<T: Elem> PerChannel<'_, T> {
+    #[inline(always)]
+    unsafe fn each<S: Simd, const ACT: bool>(self) {
         let c = self.channels.mean.len();
         let full = c / S::LANES * S::LANES;
         for (x, y) in self.x.chunks_exact(c).zip(self.y.chunks_exact_mut(c)) {
             // SAFETY: x, y and the parameters hold c values.
             unsafe {
                 for i in (0..full).step_by(S::LANES) {
-                    channel_vector::<S, T>(self.act, x.as_ptr().add(i), &self.channels, i, S::LANES, y.as_mut_ptr().add(i));
+                    channel_vector::<S, T, ACT>(self.act, x.as_ptr().add(i), &self.channels, i, S::LANES, y.as_mut_ptr().add(i));
                 }
-                channel_vector::<S, T>(self.act, x.as_ptr().add(full), &self.channels, full, c - full, y.as_mut_ptr().add(full));
+                channel_vector::<S, T, ACT>(self.act, x.as_ptr().add(full), &self.channels, full, c - full, y.as_mut_ptr().add(full));
             }
         }
     }
@@ -129,7 +153,14 @@ impl<T: Elem> Task for PerChannel<'_, T> {
 
 /// `n` channels of one row from channel `at` on.
 #[inline(always)]
-unsafe fn channel_vector<S: Simd, T: Elem>(act: Activation, x: *const T, channels: &Channels<'_>, at: usize, n: usize, y: *mut T) {
+unsafe fn channel_vector<S: Simd, T: Elem, const ACT: bool>(
+    act: Activation,
+    x: *const T,
+    channels: &Channels<'_>,
+    at: usize,
+    n: usize,
+    y: *mut T,
+) {
     // SAFETY: as the caller promises: x and y are valid for n values, the parameters for at + n.
     unsafe {
         if n == 0 {
@@ -142,6 +173,13 @@ unsafe fn channel_vector<S: Simd, T: Elem>(act: Activation, x: *const T, channel
         let centred = S::sub(load_some::<S, T>(x, n), load_some::<S, f32>(channels.mean.as_ptr().add(at), n));
         let scale = load_some::<S, f32>(channels.scale.as_ptr().add(at), n);
         let v = S::fma(centred, scale, load_some::<S, f32>(channels.shift.as_ptr().add(at), n));
-        store_some::<S, T>(y, n, activate::<S>(act, v, slope));
+        store_some::<S, T>(y, n, finish::<S, ACT>(act, v, slope));
     }
+}
+
+/// The activation, or nothing: the most frequent case should not look at each vector what to do.
+#[inline(always)]
+unsafe fn finish<S: Simd, const ACT: bool>(act: Activation, v: S::V, slope: S::V) -> S::V {
+    // SAFETY: as the caller promises.
+    unsafe { if ACT { activate::<S>(act, v, slope) } else { v } }
 }

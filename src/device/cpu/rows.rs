@@ -52,14 +52,34 @@ impl<T: Elem> Task for LayerNorm<'_, T> {
             unsafe {
                 let mean = sum::<S, T>(x) / c as f32;
                 let variance = squares::<S, T>(x, mean) / c as f32;
-                let (mean, scale) = (S::splat(mean), S::splat(1.0 / (variance + self.eps).sqrt()));
-                for i in (0..c).step_by(S::LANES) {
-                    let n = S::LANES.min(c - i);
-                    let v = S::mul(S::sub(load_some::<S, T>(x.as_ptr().add(i), n), mean), scale);
-                    let v = S::fma(v, load_some::<S, f32>(w.add(i), n), load_some::<S, f32>(b.add(i), n));
-                    store_some::<S, T>(y.as_mut_ptr().add(i), n, v);
+                let row = Row { mean: S::splat(mean), scale: S::splat(1.0 / (variance + self.eps).sqrt()), x: x.as_ptr(), w, b };
+                let full = c / S::LANES * S::LANES;
+                for i in (0..full).step_by(S::LANES) {
+                    T::store::<S>(y.as_mut_ptr().add(i), row.normalized::<S>(i, S::LANES));
                 }
+                store_some::<S, T>(y.as_mut_ptr().add(full), c - full, row.normalized::<S>(full, c - full));
             }
+        }
+    }
+}
+
+/// One row and its statistics.
+struct Row<V, T> {
+    mean: V,
+    scale: V,
+    x: *const T,
+    w: *const f32,
+    b: *const f32,
+}
+
+impl<V: Copy, T: Elem> Row<V, T> {
+    /// `n` values from `i` on.
+    #[inline(always)]
+    unsafe fn normalized<S: Simd<V = V>>(&self, i: usize, n: usize) -> V {
+        // SAFETY: as the caller promises: the row and its parameters hold i + n values.
+        unsafe {
+            let v = S::mul(S::sub(load_some::<S, T>(self.x.add(i), n), self.mean), self.scale);
+            S::fma(v, load_some::<S, f32>(self.w.add(i), n), load_some::<S, f32>(self.b.add(i), n))
         }
     }
 }
@@ -147,21 +167,32 @@ unsafe fn reduce<S: Simd, T: Elem, const SQUARED: bool>(x: &[T], centre: f32) ->
     unsafe {
         let c = S::splat(centre);
         let mut sums = [S::splat(0.0); CHAINS];
-        let full = x.len() / S::LANES;
-        for i in 0..full {
-            let v = S::sub(T::load::<S>(x.as_ptr().add(i * S::LANES)), c);
-            let s = &mut sums[i % CHAINS];
-            *s = if SQUARED { S::fma(v, v, *s) } else { S::add(*s, v) };
+        let vectors = x.len() / S::LANES;
+        let together = vectors / CHAINS * CHAINS;
+        for i in (0..together).step_by(CHAINS) {
+            for (j, sum) in sums.iter_mut().enumerate() {
+                *sum = accumulate::<S, SQUARED>(*sum, S::sub(T::load::<S>(x.as_ptr().add((i + j) * S::LANES)), c));
+            }
+        }
+        for i in together..vectors {
+            sums[0] = accumulate::<S, SQUARED>(sums[0], S::sub(T::load::<S>(x.as_ptr().add(i * S::LANES)), c));
         }
         let mut buffer = [0.0; 16];
         S::store(buffer.as_mut_ptr(), S::add(S::add(sums[0], sums[1]), S::add(sums[2], sums[3])));
         let mut total = pairwise(&mut buffer, S::LANES);
-        for v in &x[full * S::LANES..] {
+        for v in &x[vectors * S::LANES..] {
             let v = v.widen() - centre;
             total += if SQUARED { v * v } else { v };
         }
         total
     }
+}
+
+/// sum + v, or sum + v²
+#[inline(always)]
+unsafe fn accumulate<S: Simd, const SQUARED: bool>(sum: S::V, v: S::V) -> S::V {
+    // SAFETY: as the caller promises.
+    unsafe { if SQUARED { S::fma(v, v, sum) } else { S::add(sum, v) } }
 }
 
 /// Sum of the first `n` values, in a tree.
