@@ -19,7 +19,7 @@ fn products(criterion: &mut Criterion) {
     for dtype in [DType::F32, DType::Bf16] {
         let mut group = group(criterion, &dtype.to_string());
         for (name, product) in shapes(dtype) {
-            measure(&mut group, &cpu, name, product, |bound| Throughput::Elements(bound.flops));
+            measure(&mut group, &cpu, name, product, |bound| Throughput::Elements(bound.cost.flops));
         }
     }
 }
@@ -67,7 +67,9 @@ mod peak {
         const ROUNDS: usize = 1 << 20;
         let cpu = cpu();
         let mut group = criterion.benchmark_group("peak");
-        let sets: [(&str, bool, usize, unsafe fn(usize) -> f32); 3] = [
+        // name, whether it is there, operations of a round, the rounds
+        type Peak = (&'static str, bool, usize, unsafe fn(usize) -> f32);
+        let sets: [Peak; 3] = [
             ("fma, avx2", is_x86_feature_detected!("fma"), 12 * 16, x86::fma_avx2),
             ("fma, avx512", is_x86_feature_detected!("avx512f"), 24 * 32, x86::fma_avx512),
             ("bf16 dot, avx512", is_x86_feature_detected!("avx512bf16"), 24 * 64, x86::dot_avx512),
@@ -78,7 +80,7 @@ mod peak {
             }
             group.sample_size(10).throughput(Throughput::Elements((flops * ROUNDS * cpu.threads()) as u64));
             // SAFETY: supported.
-            group.bench_function(name, |b| b.iter(|| cpu.parallel(cpu.threads(), |_| drop(std::hint::black_box(unsafe { run(ROUNDS) })))));
+            group.bench_function(name, |b| b.iter(|| cpu.parallel(cpu.threads(), |_| _ = std::hint::black_box(unsafe { run(ROUNDS) }))));
         }
     }
 

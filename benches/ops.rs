@@ -33,7 +33,7 @@ fn attention(criterion: &mut Criterion) {
         for (name, [b, s, t, heads, head_dim], causal) in shapes {
             let op = Attention { heads, causal, packing: Heads::Separate };
             let [q, k] = [s, t].map(|rows| Some(Ty::new(dtype, [b, rows, heads * head_dim])));
-            measure(&mut group, &cpu, name, (op.into(), vec![q, k, k]), |bound| Throughput::Elements(bound.flops));
+            measure(&mut group, &cpu, name, (op.into(), vec![q, k, k]), |bound| Throughput::Elements(bound.cost.flops));
         }
     }
 }
@@ -43,7 +43,7 @@ fn memory_bound(criterion: &mut Criterion) {
     for dtype in [DType::F32, DType::Bf16] {
         let mut group = group(criterion, &format!("memory {dtype}"));
         for (name, call) in calls(dtype) {
-            measure(&mut group, &cpu, name, call, |bound| Throughput::Bytes(bound.bytes));
+            measure(&mut group, &cpu, name, call, |bound| Throughput::Bytes(bound.cost.bytes));
         }
     }
 }

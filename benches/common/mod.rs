@@ -3,7 +3,7 @@
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, Throughput};
 use dreamid_engine::device::cpu::{Cpu, Packed};
-use dreamid_engine::ops::{AnyOp, HostIn, HostIo, HostOut};
+use dreamid_engine::ops::{AnyOp, Cost, HostIn, HostIo, HostOut};
 use dreamid_engine::{DType, Tensor, Ty};
 use std::time::Duration;
 
@@ -38,10 +38,8 @@ pub(crate) struct Bound {
     inputs: Vec<Option<Tensor>>,
     packed: Vec<Option<Packed>>,
     out: Ty,
-    /// Floating-point operations.
-    pub(crate) flops: u64,
-    /// Bytes that have to move.
-    pub(crate) bytes: u64,
+    /// What the operation costs.
+    pub(crate) cost: Cost,
 }
 
 impl Bound {
@@ -54,7 +52,7 @@ impl Bound {
         let packed = inputs.iter().enumerate().map(pack).collect();
         let out = op.infer(&types).unwrap()[0];
         let cost = op.cost(&types, &[out]);
-        Self { op, inputs, packed, out, flops: cost.flops, bytes: cost.bytes }
+        Self { op, inputs, packed, out, cost }
     }
 
     fn run(&self, cpu: &Cpu, output: &mut Tensor) {

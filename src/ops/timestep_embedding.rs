@@ -26,7 +26,7 @@ impl Op for TimestepEmbedding {
         let t = ins.get(0, "t")?;
         ins.dtype(0, "t", DType::F32)?;
         ins.ensure(t.shape.len() == 1, || format!("t is {t}, expected [B]"))?;
-        ins.ensure(self.dim > 0 && self.dim % 2 == 0, || format!("the dimension {} is not even", self.dim))?;
+        ins.ensure(self.dim > 0 && self.dim.is_multiple_of(2), || format!("the dimension {} is not even", self.dim))?;
         ins.ensure(self.dtype.is_float(), || format!("{} is not a floating-point type", self.dtype))?;
         ins.at_most(1)?;
         Ok(vec![Ty::new(self.dtype, [t.shape[0], self.dim])])
@@ -42,9 +42,9 @@ impl Op for TimestepEmbedding {
                 let exponent = -(10000f32.ln()) * i as f32 / (half as f32 - self.freq_shift);
                 f64::from(t as f32 * exponent.exp())
             };
-            let (first, second): (fn(f64) -> f64, fn(f64) -> f64) = if self.flip_sin_to_cos { (f64::cos, f64::sin) } else { (f64::sin, f64::cos) };
-            y.extend((0..half).map(|i| first(angle(i))));
-            y.extend((0..half).map(|i| second(angle(i))));
+            for cosines in [self.flip_sin_to_cos, !self.flip_sin_to_cos] {
+                y.extend((0..half).map(angle).map(|a| if cosines { a.cos() } else { a.sin() }));
+            }
         }
         Ok(vec![y])
     }

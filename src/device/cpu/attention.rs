@@ -280,7 +280,7 @@ impl<T: Elem> Block<'_, T> {
         unsafe {
             let [top, total, decay] = at.parts.running.map(|p| p.add(at.panel * width));
             let factor = S::splat(factor);
-            let mut scaled_top = [factor; NV];
+            let mut tops = [factor; NV];
             let mut sums = [factor; NV];
             for v in 0..NV {
                 let before = S::load(top.add(v * S::LANES));
@@ -288,7 +288,7 @@ impl<T: Elem> Block<'_, T> {
                 for key in 0..keys {
                     highest = S::max(highest, S::load(at.parts.scores.add(key * width + v * S::LANES)));
                 }
-                scaled_top[v] = S::mul(highest, factor);
+                tops[v] = highest;
                 let shrink = exp2::<S>(S::mul(S::sub(before, highest), factor));
                 sums[v] = S::mul(S::load(total.add(v * S::LANES)), shrink);
                 S::store(top.add(v * S::LANES), highest);
@@ -299,14 +299,14 @@ impl<T: Elem> Block<'_, T> {
                     let mut pair = [factor; 2];
                     for (i, p) in pair.iter_mut().enumerate().take(W::PER_WORD) {
                         let score = S::load(at.parts.scores.add((key + i) * width + v * S::LANES));
-                        *p = exp2::<S>(S::sub(S::mul(score, factor), scaled_top[v]));
+                        *p = exp2::<S>(S::mul(S::sub(score, tops[v]), factor));
                         sums[v] = S::add(sums[v], *p);
                     }
                     S::store(at.parts.weights.add(key / W::PER_WORD * width + v * S::LANES), W::join(pair));
                 }
             }
-            for v in 0..NV {
-                S::store(total.add(v * S::LANES), sums[v]);
+            for (v, &sum) in sums.iter().enumerate() {
+                S::store(total.add(v * S::LANES), sum);
             }
         }
     }
