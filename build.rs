@@ -13,9 +13,12 @@ fn main() -> io::Result<()> {
     // a path that does not exist counts as changed, always
     let watched = if Path::new(MODEL).exists() { MODEL } else { "assets" };
     println!("cargo::rerun-if-changed={watched}");
+    println!("cargo::rustc-check-cfg=cfg(has_miniature)");
     let root = PathBuf::from(env::var("CARGO_MANIFEST_DIR").map_err(io::Error::other)?).join(MODEL);
     let mut files = Vec::new();
     if root.join("model_index.json").is_file() {
+        // for the tests of the embedded default
+        println!("cargo::rustc-cfg=has_miniature");
         files.push(root.join("model_index.json"));
         for part in PARTS {
             collect(&root.join(part), &mut files)?;
