@@ -91,7 +91,7 @@ mod peak {
 
         #[target_feature(enable = "avx2,fma")]
         pub(super) unsafe fn fma_avx2(rounds: usize) -> f32 {
-            let (a, mut sums) = (_mm256_set1_ps(black_box(0.5)), [_mm256_set1_ps(black_box(1.0)); 12]);
+            let (a, mut sums) = (_mm256_set1_ps(black_box(0.5)), black_box([_mm256_set1_ps(1.0); 12]));
             for _ in 0..rounds {
                 for sum in &mut sums {
                     *sum = _mm256_fmadd_ps(a, *sum, a);
@@ -102,7 +102,7 @@ mod peak {
 
         #[target_feature(enable = "avx512f")]
         pub(super) unsafe fn fma_avx512(rounds: usize) -> f32 {
-            let (a, mut sums) = (_mm512_set1_ps(black_box(0.5)), [_mm512_set1_ps(black_box(1.0)); 24]);
+            let (a, mut sums) = (_mm512_set1_ps(black_box(0.5)), black_box([_mm512_set1_ps(1.0); 24]));
             for _ in 0..rounds {
                 for sum in &mut sums {
                     *sum = _mm512_fmadd_ps(a, *sum, a);
@@ -115,7 +115,7 @@ mod peak {
         pub(super) unsafe fn dot_avx512(rounds: usize) -> f32 {
             // SAFETY: both are 512 plain bits.
             let a: __m512bh = unsafe { std::mem::transmute(_mm512_set1_epi32(black_box(0x3c00_3c00))) };
-            let mut sums = [_mm512_set1_ps(black_box(1.0)); 24];
+            let mut sums = black_box([_mm512_set1_ps(1.0); 24]);
             for _ in 0..rounds {
                 for sum in &mut sums {
                     *sum = _mm512_dpbf16_ps(*sum, a, a);

@@ -246,6 +246,7 @@ mod tests {
             weights: weights.as_ptr().cast(),
             dtype: DType::Bf16,
             panel_width: NR,
+            columns: NR,
             sums: sums.as_mut_ptr(),
             ld: NR,
             rows: 20,

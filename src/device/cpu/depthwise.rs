@@ -59,24 +59,53 @@ impl<T: Elem> Task for Line<'_, T> {
         let w = self.windows;
         let [height, width] = w.output;
         let (image, y) = (self.line / height, self.line % height);
+        let mut taps = Vec::with_capacity(w.kernel[0] * w.kernel[1]);
         for x in 0..width {
+            taps.clear();
+            let sources =
+                (0..w.kernel[0] * w.kernel[1]).filter_map(|tap| Some((w.source(image, y, x, tap)? * w.channels, tap * w.channels)));
+            taps.extend(sources);
             let sums = &mut self.sums[x * self.ld..][..self.ld];
             let mut c = 0;
             while c < w.channels {
-                let n = (w.channels - c).min(S::LANES);
                 // SAFETY: sources lie in the image, weights hold [taps][channels], and sums are padded to whole vectors.
                 unsafe {
-                    let mut sum = S::splat(0.0);
-                    for tap in 0..w.kernel[0] * w.kernel[1] {
-                        let Some(at) = w.source(image, y, x, tap) else { continue };
-                        let pixel = load_some::<S, T>(w.data.as_ptr().add(at * w.channels + c), n);
-                        let weight = load_some::<S, f32>(self.weights.add(tap * w.channels + c), n);
-                        sum = S::fma(pixel, weight, sum);
-                    }
-                    S::store(sums.as_mut_ptr().add(c), sum);
+                    let (data, weights) = (w.data.as_ptr().add(c), self.weights.add(c));
+                    c += if w.channels - c >= 4 * S::LANES {
+                        channels::<S, T, 4>(&taps, data, weights, S::LANES, sums.as_mut_ptr().add(c))
+                    } else {
+                        let n = (w.channels - c).min(S::LANES);
+                        channels::<S, T, 1>(&taps, data, weights, n, sums.as_mut_ptr().add(c))
+                    };
                 }
-                c += S::LANES;
             }
         }
     }
+}
+
+/// Sums of `N` vectors of channels over the taps, given as places in the image and in the weights; `n` lanes of each are valid.
+/// Gives the number of channels.
+#[inline(always)]
+unsafe fn channels<S: Simd, T: Elem, const N: usize>(
+    taps: &[(usize, usize)],
+    data: *const T,
+    weights: *const f32,
+    n: usize,
+    sums: *mut f32,
+) -> usize {
+    // SAFETY: as the caller promises.
+    unsafe {
+        let mut acc = [S::splat(0.0); N];
+        for &(at, tap) in taps {
+            for (i, acc) in acc.iter_mut().enumerate() {
+                let pixel = load_some::<S, T>(data.add(at + i * S::LANES), n);
+                let weight = load_some::<S, f32>(weights.add(tap + i * S::LANES), n);
+                *acc = S::fma(pixel, weight, *acc);
+            }
+        }
+        for (i, acc) in acc.iter().enumerate() {
+            S::store(sums.add(i * S::LANES), *acc);
+        }
+    }
+    N * n
 }

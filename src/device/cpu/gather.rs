@@ -144,9 +144,23 @@ impl<T: Copy> Windows<'_, T> {
         if y >= self.size[0] || x >= self.size[1] {
             return None;
         }
+        if self.size == self.stored {
+            return Some((image * height + y) * width + x);
+        }
         // nearest neighbour, as torch computes it: floor(i · in / out)
         let (y, x) = (y * height / self.size[0], x * width / self.size[1]);
         Some((image * height + y) * width + x)
+    }
+}
+
+/// Copies; a call of the C library costs more than a short loop.
+#[inline]
+fn copy<T: Copy>(from: &[T], to: &mut [T]) {
+    if from.len() > 24 {
+        return to.copy_from_slice(from);
+    }
+    for (to, from) in to.iter_mut().zip(from) {
+        *to = *from;
     }
 }
 
@@ -162,7 +176,7 @@ impl Widens<f32> for f32 {
     const ZERO: Self = 0.0;
     #[inline]
     fn widen(from: &[f32], to: &mut [Self]) {
-        to.copy_from_slice(from);
+        copy(from, to);
     }
 }
 
@@ -170,7 +184,7 @@ impl Widens<bf16> for bf16 {
     const ZERO: Self = bf16::ZERO;
     #[inline]
     fn widen(from: &[bf16], to: &mut [Self]) {
-        to.copy_from_slice(from);
+        copy(from, to);
     }
 }
 

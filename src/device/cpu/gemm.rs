@@ -80,7 +80,8 @@ where
                 let ks = k..(k + self.blocking.kc).min(self.panels.k_padded);
                 self.pack(group, &rows, &ks, packed);
                 for (i, panel) in panels.clone().enumerate() {
-                    let tiles = Tiles { group, panel, rows: &rows, ks: &ks, column: i * self.panels.nr, ld };
+                    let next = if panel + 1 < panels.end { (panel + 1, ks.start) } else { (panels.start, ks.end) };
+                    let tiles = Tiles { group, panel, rows: &rows, ks: &ks, column: i * self.panels.nr, ld, next };
                     self.panel(&tiles, packed, sums);
                 }
                 k = ks.end;
@@ -107,13 +108,13 @@ where
 
     /// All rows of a task times one slice of a panel.
     fn panel(&self, at: &Tiles<'_>, packed: &[u8], sums: &mut [f32]) {
-        let Panels { nr, k_padded, .. } = self.panels;
-        let size = self.weights.dtype.size();
-        let panel = at.group * self.panels.count() + at.panel;
-        let (first, last) = (at.ks.start == 0, at.ks.end == k_padded);
+        let (first, last) = (at.ks.start == 0, at.ks.end == self.panels.k_padded);
         let mr = self.kernel.mr();
+        let weights = self.weights_at(at.group, at.panel, at.ks.start);
+        let mut ahead = self.ahead(at, at.rows.len().div_ceil(mr));
         for row in (0..at.rows.len()).step_by(mr) {
             let rows = mr.min(at.rows.len() - row);
+            ahead.fetch();
             // SAFETY: the panel holds k_padded · nr values; packed and sums hold the rows of the task rounded up to mr;
             // the device has made sure of its instruction set.
             unsafe {
@@ -121,9 +122,10 @@ where
                 let step = Step {
                     k: at.ks.len(),
                     x: packed.as_ptr().add(row * ROW_BYTES),
-                    weights: self.weights.as_ptr().add((panel * k_padded + at.ks.start) * nr * size),
+                    weights,
                     dtype: self.weights.dtype,
-                    panel_width: nr,
+                    panel_width: self.panels.nr,
+                    columns: if self.panels.gated { self.panels.nr } else { self.width(at.panel) },
                     sums,
                     ld: at.ld,
                     rows,
@@ -135,6 +137,27 @@ where
                 }
             }
         }
+    }
+
+    /// Outputs of a panel that are not padding.
+    fn width(&self, panel: usize) -> usize {
+        self.panels.width().min(self.panels.outputs() - panel * self.panels.width())
+    }
+
+    /// Place of a slice of a panel among the packed weights.
+    fn weights_at(&self, group: usize, panel: usize, k: usize) -> *const u8 {
+        let Panels { nr, k_padded, .. } = self.panels;
+        let value = ((group * self.panels.count() + panel) * k_padded + k) * nr;
+        self.weights.as_ptr().wrapping_add(value * self.weights.dtype.size())
+    }
+
+    /// The slice of weights that comes next, to be fetched in as many parts as there are tiles. A few tiles give no time for it.
+    fn ahead(&self, at: &Tiles<'_>, tiles: usize) -> Ahead {
+        let (panel, k) = at.next;
+        let len = at.ks.len().min(self.panels.k_padded - k) * self.panels.nr * self.weights.dtype.size();
+        let part = if tiles < 4 { 0 } else { len.div_ceil(tiles).next_multiple_of(64) };
+        let from = self.weights_at(at.group, panel, k);
+        Ahead { from, part, left: len }
     }
 
     /// Writes the outputs of a tile whose sums are complete.
@@ -151,7 +174,7 @@ where
             rows,
             row: at.rows.start + row,
             channel: at.group * self.panels.outputs() + first,
-            width: self.panels.width().min(self.panels.outputs() - first),
+            width: self.width(at.panel),
             gate: self.panels.width(),
         };
         // SAFETY: tiles of different tasks do not overlap in the output; the device has made sure of its instruction set.
@@ -168,4 +191,28 @@ struct Tiles<'a> {
     /// First column of the panel in the sums of the task.
     column: usize,
     ld: usize,
+    /// Panel and start of the slice that come after this one.
+    next: (usize, usize),
+}
+
+/// Memory that will be read soon.
+struct Ahead {
+    from: *const u8,
+    part: usize,
+    left: usize,
+}
+
+impl Ahead {
+    /// Asks for one more part to be brought into the second cache level.
+    fn fetch(&mut self) {
+        let part = self.part.min(self.left);
+        #[cfg(target_arch = "x86_64")]
+        for line in (0..part).step_by(64) {
+            use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+            // SAFETY: a hint, which may name any address.
+            unsafe { _mm_prefetch::<_MM_HINT_T1>(self.from.wrapping_add(line).cast()) };
+        }
+        self.from = self.from.wrapping_add(part);
+        self.left -= part;
+    }
 }

@@ -57,6 +57,8 @@ pub(super) struct Step {
     pub(super) dtype: DType,
     /// Columns of the panel.
     pub(super) panel_width: usize,
+    /// Columns of the panel that are not padding.
+    pub(super) columns: usize,
     /// Sums, `[rows][ld]`.
     pub(super) sums: *mut f32,
     /// Distance of rows of the sums.
@@ -137,7 +139,8 @@ impl<B: Weights> Task for Widen<B> {
         for row in (0..self.0.rows).step_by(most) {
             let rows = (self.0.rows - row).min(most);
             // Panels are two vectors wide, unless they were packed for tiles.
-            for column in (0..self.0.panel_width).step_by(2 * S::LANES) {
+            for column in (0..self.0.columns).step_by(2 * S::LANES) {
+                let one = self.0.columns - column <= S::LANES;
                 // SAFETY: as the caller of the task promises.
                 unsafe {
                     let step = Step {
@@ -146,36 +149,45 @@ impl<B: Weights> Task for Widen<B> {
                         sums: self.0.sums.add(row * self.0.ld + column),
                         ..self.0
                     };
-                    if S::LANES == 16 {
-                        for_rows!(rows, [12 11 10 9 8 7], MR => tile::<S, B, MR>(&step));
-                    }
-                    if S::LANES >= 8 {
-                        for_rows!(rows, [6 5], MR => tile::<S, B, MR>(&step));
-                    }
-                    for_rows!(rows, [4 3 2 1], MR => tile::<S, B, MR>(&step));
+                    if one { rows_of::<S, B, 1>(rows, &step) } else { rows_of::<S, B, 2>(rows, &step) }
                 }
             }
         }
     }
 }
 
-/// `MR` rows by two vectors.
+/// `rows` rows by `V` vectors.
 #[inline(always)]
-unsafe fn tile<S: Simd, B: Weights, const MR: usize>(step: &Step) {
+unsafe fn rows_of<S: Simd, B: Weights, const V: usize>(rows: usize, step: &Step) {
     // SAFETY: as the caller of the step promises.
     unsafe {
-        let mut sums = [[S::splat(0.0); 2]; MR];
+        if S::LANES == 16 {
+            for_rows!(rows, [12 11 10 9 8 7], MR => tile::<S, B, MR, V>(step));
+        }
+        if S::LANES >= 8 {
+            for_rows!(rows, [6 5], MR => tile::<S, B, MR, V>(step));
+        }
+        for_rows!(rows, [4 3 2 1], MR => tile::<S, B, MR, V>(step));
+    }
+}
+
+#[inline(always)]
+unsafe fn tile<S: Simd, B: Weights, const MR: usize, const V: usize>(step: &Step) {
+    // SAFETY: as the caller of the step promises.
+    unsafe {
+        let mut sums = [[S::splat(0.0); V]; MR];
         if !step.first {
             for (i, row) in sums.iter_mut().enumerate() {
-                let from = step.sums.add(i * step.ld);
-                *row = [S::load(from), S::load(from.add(S::LANES))];
+                for (v, sum) in row.iter_mut().enumerate() {
+                    *sum = S::load(step.sums.add(i * step.ld + v * S::LANES));
+                }
             }
         }
-        B::accumulate::<S, MR>(step, &mut sums);
+        B::accumulate::<S, MR, V>(step, &mut sums);
         for (i, row) in sums.iter().enumerate() {
-            let to = step.sums.add(i * step.ld);
-            S::store(to, row[0]);
-            S::store(to.add(S::LANES), row[1]);
+            for (v, &sum) in row.iter().enumerate() {
+                S::store(step.sums.add(i * step.ld + v * S::LANES), sum);
+            }
         }
     }
 }
@@ -184,18 +196,22 @@ unsafe fn tile<S: Simd, B: Weights, const MR: usize>(step: &Step) {
 trait Weights: Copy {
     /// Values of one column that stand together.
     const PAIR: usize;
-    unsafe fn accumulate<S: Simd, const MR: usize>(step: &Step, sums: &mut [[S::V; 2]; MR]);
+    unsafe fn accumulate<S: Simd, const MR: usize, const V: usize>(step: &Step, sums: &mut [[S::V; V]; MR]);
 }
 
 impl Weights for f32 {
     const PAIR: usize = 1;
     #[inline(always)]
-    unsafe fn accumulate<S: Simd, const MR: usize>(step: &Step, sums: &mut [[S::V; 2]; MR]) {
+    unsafe fn accumulate<S: Simd, const MR: usize, const V: usize>(step: &Step, sums: &mut [[S::V; V]; MR]) {
         let (x, mut w) = (step.x.cast::<f32>(), step.weights.cast::<f32>());
         for k in 0..step.k {
             // SAFETY: as the caller of the step promises.
             unsafe {
-                multiply::<S, MR>(x.add(k), [S::load(w), S::load(w.add(S::LANES))], sums);
+                let mut vectors = [S::splat(0.0); V];
+                for (v, vector) in vectors.iter_mut().enumerate() {
+                    *vector = S::load(w.add(v * S::LANES));
+                }
+                multiply::<S, MR, V>(x.add(k), vectors, sums);
                 w = w.add(step.panel_width);
             }
         }
@@ -205,30 +221,34 @@ impl Weights for f32 {
 impl Weights for bf16 {
     const PAIR: usize = 2;
     #[inline(always)]
-    unsafe fn accumulate<S: Simd, const MR: usize>(step: &Step, sums: &mut [[S::V; 2]; MR]) {
+    unsafe fn accumulate<S: Simd, const MR: usize, const V: usize>(step: &Step, sums: &mut [[S::V; V]; MR]) {
         let (x, mut w) = (step.x.cast::<f32>(), step.weights.cast::<bf16>());
         for k in (0..step.k).step_by(2) {
             // SAFETY: as the caller of the step promises; k is even.
             unsafe {
-                let ([even0, odd0], [even1, odd1]) = (S::load_pairs(w), S::load_pairs(w.add(2 * S::LANES)));
-                multiply::<S, MR>(x.add(k), [even0, even1], sums);
-                multiply::<S, MR>(x.add(k + 1), [odd0, odd1], sums);
+                let (mut even, mut odd) = ([S::splat(0.0); V], [S::splat(0.0); V]);
+                for v in 0..V {
+                    [even[v], odd[v]] = S::load_pairs(w.add(2 * v * S::LANES));
+                }
+                multiply::<S, MR, V>(x.add(k), even, sums);
+                multiply::<S, MR, V>(x.add(k + 1), odd, sums);
                 w = w.add(2 * step.panel_width);
             }
         }
     }
 }
 
-/// One value of K of each row times two vectors of weights.
+/// One value of K of each row times the vectors of weights.
 #[inline(always)]
-unsafe fn multiply<S: Simd, const MR: usize>(x: *const f32, w: [S::V; 2], sums: &mut [[S::V; 2]; MR]) {
+unsafe fn multiply<S: Simd, const MR: usize, const V: usize>(x: *const f32, w: [S::V; V], sums: &mut [[S::V; V]; MR]) {
     const ROW: usize = ROW_BYTES / 4;
     for (i, sum) in sums.iter_mut().enumerate() {
         // SAFETY: as the caller of the step promises.
         unsafe {
             let xi = S::splat(*x.add(i * ROW));
-            sum[0] = S::fma(xi, w[0], sum[0]);
-            sum[1] = S::fma(xi, w[1], sum[1]);
+            for v in 0..V {
+                sum[v] = S::fma(xi, w[v], sum[v]);
+            }
         }
     }
 }
