@@ -46,6 +46,21 @@ def share(params, rank, workers, *values):
     return tuple(flat[at:].tolist())
 
 
+@torch.no_grad()
+def meet(params, rank, workers, *values):
+    """Averages the workers' weights. Returns `values` as the first worker has them."""
+    if workers == 1:
+        return values
+    flat = torch.cat([p.flatten() for p in params] + [torch.tensor([v * workers * (rank == 0) for v in values], dtype=torch.float32)])
+    dist.all_reduce(flat)
+    flat /= workers
+    at = 0
+    for p in params:
+        p.copy_(flat[at:at + p.numel()].view(p.shape))
+        at += p.numel()
+    return tuple(flat[at:].tolist())
+
+
 def cosine(step, total, peak, warm=200, floor=0.02):
     """Learning rate: linear warm-up, then a half cosine to `floor` times the peak."""
     if step < warm:

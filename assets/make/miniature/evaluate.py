@@ -157,7 +157,10 @@ def main():
     judge.load_state_dict(saved["judge"])
     data, networks = dataset.images(a.data), chain.Networks()
     # exactly `people` people whose portrait shows a face to the detector
-    found = [p for p in people if chain.faces(networks, data[p, 0]) and chain.faces(networks, data[p, 1])][:a.people]
+    found = []
+    for p in people:
+        if len(found) < a.people and chain.faces(networks, data[p, 0]) and chain.faces(networks, data[p, 1]):
+            found.append(p)
     prompts = {"plain": language.PLAIN_PROMPT, **({} if a.plain_only else language.EDITS)}
     result, kept, pictures = score(Miniature(a.model), data, networks, judge, found, prompts, a.guidance, a.steps)
     result["judge_held_out_accuracy"] = saved["held_out"]

@@ -1,9 +1,8 @@
 """Muon for matrices and convolutions (momentum, then the nearest orthogonal matrix by Newton-Schulz), AdamW for the rest.
 
-Muon's step is scaled to the size of an Adam step (0.2 root mean square). The workers share the orthogonalisations out.
+Muon's step is scaled to the size of an Adam step (0.2 root mean square).
 """
 import torch
-import torch.distributed as dist
 
 
 def orthogonal(g, steps=5):
@@ -21,40 +20,23 @@ def orthogonal(g, steps=5):
 class Muon:
     """An optimiser over named parameters; `plain(name)` says which of them AdamW keeps, at half the rate."""
 
-    def __init__(self, named, rank=0, workers=1, plain=lambda name: False, decay=0.01, momentum=0.95, betas=(0.9, 0.99)):
+    def __init__(self, named, plain=lambda name: False, decay=0.01, momentum=0.95, betas=(0.9, 0.99)):
         named = list(named)
         self.matrices = [p for n, p in named if p.ndim >= 2 and not plain(n)]
         self.adam = torch.optim.AdamW([p for n, p in named if p.ndim < 2 or plain(n)], betas=betas, weight_decay=0.0, fused=True)
-        self.decay, self.momentum, self.rank, self.workers = decay, momentum, rank, workers
+        self.decay, self.momentum = decay, momentum
         self.velocity = [torch.zeros_like(p, memory_format=torch.contiguous_format).flatten(1) for p in self.matrices]
-        self.owner = self._assign()
-
-    def _assign(self):
-        """Which worker orthogonalises which matrix: the dearest first, to whoever has least to do."""
-        cost = [v.numel() * min(v.shape) for v in self.velocity]
-        load, owner = [0] * self.workers, [0] * len(cost)
-        for i in sorted(range(len(cost)), key=lambda i: -cost[i]):
-            owner[i] = load.index(min(load))
-            load[owner[i]] += cost[i]
-        return owner
 
     @torch.no_grad()
     def step(self, lr):
         for group in self.adam.param_groups:
             group["lr"] = lr / 2
         self.adam.step()
-        steps = []
-        for p, v, owner in zip(self.matrices, self.velocity, self.owner):
+        for p, v in zip(self.matrices, self.velocity):
             g = p.grad.flatten(1)
             v.lerp_(g, 1 - self.momentum)
-            mine = owner == self.rank
-            steps.append(orthogonal(g.lerp(v, self.momentum)) * (0.2 * max(v.shape) ** 0.5) if mine else torch.zeros_like(v))
-        if self.workers > 1:
-            flat = torch.cat([s.flatten() for s in steps])
-            dist.all_reduce(flat)
-            steps = flat.split([s.numel() for s in steps])
-        for p, s in zip(self.matrices, steps):
-            p.mul_(1 - lr * self.decay).sub_(s.view(p.shape), alpha=lr)
+            step = orthogonal(g.lerp(v, self.momentum)).view(p.shape)
+            p.mul_(1 - lr * self.decay).sub_(step, alpha=lr * 0.2 * max(v.shape) ** 0.5)
 
     def zero_grad(self):
         self.adam.zero_grad(set_to_none=True)

@@ -1,6 +1,7 @@
 """Trains text encoder, UNet and look map on cached latents:  python train_base.py DATA_DIR CKPT_DIR --minutes 60
 
-The schedule follows the clock; started again with more minutes, it goes on from the checkpoint.
+The schedule follows the clock; started again with more minutes, it goes on from the checkpoint. Each worker takes APART steps of its
+own, then they average their weights: on a busy machine, waiting for each other at every step costs a third of the time.
 """
 import argparse
 import json
@@ -18,6 +19,7 @@ from base import Base, alphas_cumprod
 from muon import Muon
 
 PLAIN = ("embedding.weight", "conv_in", "conv_out", "look.")  # these stay with AdamW
+APART = 10   # steps that the workers take apart before they average their weights
 EMPTY = 0.1  # share of empty prompts, for guidance
 SHARE = {"plain0": 18, "plain1": 9, "plain2": 9, "smile": 3, "glasses": 4, "hat": 7, "oil": 6, "watercolor": 6, "pencil": 6, "fauvism": 6,
          "wizard": 6.5, "chef": 6.5, "nurse": 6.5, "police": 6.5}
@@ -71,8 +73,8 @@ def work(rank, a):
     codes = torch.from_numpy(dataset.look_codes(a.data))
     model = Base(len(language.Tokenizer().vocab), codes[:dataset.TRAIN.stop])
     params, abar, workers = list(model.parameters()), alphas_cumprod(), a.workers
-    opt = Muon(model.named_parameters(), rank, workers, plain=lambda n: any(part in n for part in PLAIN))
-    average, path, log = common.Average(params, 250), f"{a.ckpt}/base.pt", common.Log(f"{a.ckpt}/base.jsonl")
+    opt = Muon(model.named_parameters(), plain=lambda n: any(part in n for part in PLAIN))
+    average, path, log = common.Average(params, 250 // APART), f"{a.ckpt}/base.pt", common.Log(f"{a.ckpt}/base.jsonl")
     step, spent, total, running = 0, 0.0, a.minutes * 60, None
     state = common.load(path)
     if state:
@@ -92,17 +94,19 @@ def work(rank, a):
             loss = loss_of(noisy.contiguous(memory_format=torch.channels_last), noise, t, ids, model.look(codes[who]), at)
         opt.zero_grad()
         loss.backward()
-        now = time.time()
-        elapsed = min(now - last, 20) if step > first + 2 else 0.0  # compiling is not training
-        spent, late = common.share(params, rank, workers, spent + elapsed, float(now - kept > 240))
-        last = now
         torch.nn.utils.clip_grad_norm_(params, 1.0)
         lr = common.cosine(spent, total, a.lr, warm=0.02 * total)
         opt.step(lr)
-        average.update()
         step += 1
         running = float(loss.detach()) if running is None else 0.99 * running + 0.01 * float(loss.detach())
-        if rank == 0 and step % 100 == 0:
+        if step % APART:
+            continue
+        now = time.time()
+        elapsed = min(now - last, 20 * APART) if step > first + APART else 0.0
+        spent, late = common.meet(params, rank, workers, spent + elapsed, float(now - kept > 240))
+        last = now
+        average.update()
+        if rank == 0 and step % (5 * APART) == 0:
             log(part="base", step=step, spent=round(spent), loss=running, lr=lr)
         if late or spent >= total:
             kept = time.time()

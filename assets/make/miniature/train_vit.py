@@ -84,7 +84,7 @@ def main():
                 v = faces.features(vit, x)
             identity, look, right = heads(v.float(), who, codes[who])
             opt.zero_grad()
-            (identity / 4 + look * 3).backward()
+            (look * 3 + identity * 0.1 * min(1.0, spent / total) ** 2).backward()  # the margin comes in when the look is learnt
             torch.nn.utils.clip_grad_norm_(params, 1.0)
             opt.step(common.cosine(spent, total, a.lr, warm=0.05 * total))
             average.update()
