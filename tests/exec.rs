@@ -4,6 +4,8 @@
 use dreamid_engine::device::Device;
 use dreamid_engine::exec::Executable;
 use dreamid_engine::graph::{Builder, Graph};
+use dreamid_engine::models::graphs::{self, UnetSize};
+use dreamid_engine::models::{Component, ModelFolder};
 use dreamid_engine::ops::{Activation, Add, Conv2d, Linear, Reshape};
 use dreamid_engine::weights::Weights;
 use dreamid_engine::{DType, Error, Shape, Tensor};
@@ -144,4 +146,41 @@ fn devices_are_named_with_what_to_use_instead() {
     assert_eq!(Device::parse("null", None).unwrap().name(), "null");
     assert!(Device::parse("cuda:0", None).unwrap_err().to_string().contains("--device cpu"));
     assert!(Device::parse("tpu", None).unwrap_err().to_string().contains("auto, cpu or null"));
+}
+
+/// Every operation of the UNet writes all of its output and reads nothing that was not written: poisoned memory changes no bit.
+#[test]
+fn poisoned_memory_does_not_show() {
+    let model = ModelFolder::open("tests/fixtures/tiny-a").unwrap();
+    let size = UnetSize { batch: 2, height: 9, width: 7, tokens: 77 };
+    let graph = graphs::unet(&model.unet_config().unwrap(), DType::F32, size).unwrap();
+    let weights = model.weights(Component::Unet).unwrap();
+    let (latents, context) = (ramp([2, 9, 7, 4], 0.1), ramp([2, 77, 32], 0.1));
+    let timesteps = Tensor::from_f32([2], &[1.0, 958.0]).unwrap();
+    let mut results = Vec::new();
+    for poison in [false, true] {
+        let mut exe = Executable::compile(graph.clone(), &weights, &Device::cpu().unwrap()).unwrap();
+        if poison {
+            exe.poison();
+        }
+        results.push(exe.call(&[("latents", &latents), ("timesteps", &timesteps), ("context", &context)]).unwrap());
+    }
+    assert!(results[0][0].1.to_f32_vec().iter().all(|x| x.is_finite()));
+    assert_eq!(results[0][0].1.bytes(), results[1][0].1.bytes());
+}
+
+/// Two executables of one model hold its parameters once; when both are gone, so are they.
+#[test]
+fn executables_share_their_parameters() {
+    let weights = Weights::random(1);
+    let device = Device::cpu().unwrap();
+    let first = Executable::compile(small_graph(DType::F32), &weights, &device).unwrap();
+    let second = Executable::compile(small_graph(DType::F32), &weights, &device).unwrap();
+    assert_eq!(weights.loaded(), 3);
+    drop(first);
+    assert_eq!(weights.loaded(), 3);
+    let narrow = Executable::compile(small_graph(DType::Bf16), &weights, &device).unwrap();
+    assert_eq!(weights.loaded(), 5, "the bias is f32 in both");
+    drop((second, narrow));
+    assert_eq!(weights.loaded(), 0);
 }

@@ -238,3 +238,26 @@ fn tensors_are_read_as_stored() {
     assert_eq!(weights.tensor("a").unwrap().ty().dtype, DType::F16);
     assert_eq!(weights.describe("a").unwrap(), ("F16".to_owned(), vec![2]));
 }
+
+proptest::proptest! {
+    /// Whatever the bytes, a file is read or refused: no panic, no read outside of it.
+    #[test]
+    fn damaged_bytes_never_panic(flips in proptest::collection::vec((0usize..2000, 0u8..8), 1..6), cut in 0usize..400) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("w.safetensors");
+        write(&path, &[("w", counting([2, 3, 2, 2], 0.0)), ("ids", Tensor::from_i32([3], &[1, 2, 3]).unwrap())]);
+        let mut bytes = std::fs::read(&path).unwrap();
+        for (at, bit) in flips {
+            let at = at % bytes.len();
+            bytes[at] ^= 1 << bit;
+        }
+        bytes.truncate(bytes.len().saturating_sub(cut.saturating_sub(200)));
+        if let Ok(weights) = Weights::from_bytes("damaged", bytes) {
+            for name in weights.names() {
+                let _ = weights.tensor(name);
+            }
+            let _ = loaded(&weights, DType::Bf16, |b| b.param_conv("w", [2, 2, 2, 3]));
+            let _ = loaded(&weights, DType::F32, |b| b.param("ids", [3]));
+        }
+    }
+}

@@ -100,6 +100,12 @@ impl Executable {
         self.runs
     }
 
+    /// Fills the arena and all inputs and outputs with NaN, for tests: whatever is read before it is written then shows.
+    pub fn poison(&mut self) {
+        self.written.clear();
+        self.buffers.values_mut().chain([&mut self.arena]).for_each(|memory| memory.bytes_mut().fill(0xff));
+    }
+
     /// Sets an input. Floats are converted to the type of the input; extents must be equal.
     pub fn write(&mut self, name: &str, tensor: &Tensor) -> Result<()> {
         let Some(value) = self.graph.inputs().find(|(n, _)| *n == name).map(|(_, v)| v) else {

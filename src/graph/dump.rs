@@ -31,8 +31,8 @@ pub fn text(graph: &Graph, plan: &Plan) -> String {
     for (name, value) in graph.outputs() {
         line(&mut out, format_args!("output %{} {} `{name}`", value.index(), graph.ty(*value)));
     }
-    let (arena, sum) = (plan.arena_bytes(), plan.temporary_bytes());
-    line(&mut out, format_args!("arena {arena} bytes for {sum} bytes of temporaries"));
+    let (arena, least, sum) = (plan.arena_bytes(), plan.least_bytes(), plan.temporary_bytes());
+    line(&mut out, format_args!("arena {arena} bytes; {least} are alive at once; {sum} without reuse"));
     out
 }
 

@@ -30,6 +30,7 @@ pub struct Plan {
     places: Vec<Place>,
     arena: usize,
     temporaries: usize,
+    alive: usize,
 }
 
 impl Plan {
@@ -68,10 +69,16 @@ impl Plan {
         }
     }
 
+    /// What is alive at the busiest node, in bytes: no arena can be smaller.
+    pub fn least_bytes(&self) -> usize {
+        self.alive
+    }
+
     fn with(graph: &Graph, reuse: bool) -> Self {
         let bases = bases(graph);
         let mut spans = spans(graph, &bases);
         let temporaries = spans.iter().map(|s| s.bytes).sum();
+        let alive = most_alive(&spans, graph.nodes().len());
         if !reuse {
             spans.iter_mut().for_each(|s| (s.first, s.last) = (0, usize::MAX));
         }
@@ -87,7 +94,7 @@ impl Plan {
             own[value.index()] = Place::Arena(offset);
         }
         let places = bases.iter().map(|base| own[base.index()]).collect();
-        Self { places, arena, temporaries }
+        Self { places, arena, temporaries, alive }
     }
 }
 
@@ -129,6 +136,20 @@ fn spans(graph: &Graph, bases: &[Value]) -> Vec<Span> {
         Some(Span { value, bytes, first: info.producer?, last: last[i]? })
     };
     graph.values().iter().enumerate().filter_map(temporary).collect()
+}
+
+/// The largest sum of spans that are alive at one node.
+fn most_alive(spans: &[Span], nodes: usize) -> usize {
+    let mut change = vec![0isize; nodes + 1];
+    for span in spans {
+        change[span.first] += span.bytes as isize;
+        change[span.last + 1] -= span.bytes as isize;
+    }
+    let sums = change.iter().scan(0, |sum, c| {
+        *sum += c;
+        Some(*sum)
+    });
+    sums.max().unwrap_or(0) as usize
 }
 
 /// Offsets for all spans, and the end of the highest one.

@@ -123,6 +123,11 @@ impl Weights {
         self.parts.iter().any(|p| matches!(p.store.source, Source::Random { .. }))
     }
 
+    /// Number of parameters that executables hold at the moment.
+    pub fn loaded(&self) -> usize {
+        self.parts.iter().map(|p| lock(&p.store.bound).values().filter(|b| b.strong_count() > 0).count()).sum()
+    }
+
     /// One tensor as it is stored: floats in their own type (f64 as f32), integers as i32.
     pub fn tensor(&self, name: &str) -> Result<Tensor> {
         let found = self.files().find_map(|f| f.tensors.get(name).map(|info| (f, info)));
