@@ -100,11 +100,21 @@ fn components(model: &ModelFolder, built: &[(&str, Named)]) -> Result<String> {
         let weights = model.weights(component)?;
         let dtypes: BTreeSet<String> = weights.names().iter().filter_map(|n| Some(weights.describe(n)?.0)).collect();
         let stored = if weights.is_random() { "made up".to_owned() } else { dtypes.into_iter().collect::<Vec<_>>().join(" ") };
-        let licence = ["licence", "license"].iter().find_map(|k| weights.metadata(k)).unwrap_or("not stated").to_owned();
+        let licence = licence(&weights).unwrap_or_else(|| "not stated".to_owned());
         let count = parameters(component, built).map_or("-".into(), grouped);
         rows.push(vec![component.to_string(), count, stored, fits.to_owned(), licence, weights.label()]);
     }
     Ok(table(&["component", "parameters", "stored as", "weights", "licence", "from"], &rows) + &reports)
+}
+
+/// What a file says of its licence: in its metadata, or in the configuration that it carries there.
+fn licence(weights: &Weights) -> Option<String> {
+    const KEYS: [&str; 2] = ["licence", "license"];
+    let stated = KEYS.iter().find_map(|k| weights.metadata(k)).map(str::to_owned);
+    stated.or_else(|| {
+        let config: serde_json::Value = serde_json::from_str(weights.metadata("config")?).ok()?;
+        KEYS.iter().find_map(|k| config[*k].as_str()).map(str::to_owned)
+    })
 }
 
 /// Weights of a component that any graph uses, each counted once; none if no graph here uses it.
