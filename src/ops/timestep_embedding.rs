@@ -87,4 +87,24 @@ mod tests {
             (op(4, DType::F32), vec![f32([2]); 2], "at most 1 inputs"),
         ]);
     }
+
+    #[test]
+    fn values_are_those_of_diffusers() {
+        // get_timestep_embedding(t, 320, flip_sin_to_cos=True, downscale_freq_shift=0) of diffusers in float32, some columns
+        const COLUMNS: [usize; 8] = [0, 1, 40, 159, 160, 161, 200, 319];
+        let published = [
+            (1.0, [0.540_302_3, 0.586_503_8, 0.995_004_2, 1.0, 0.841_470_96, 0.809_946_5, 0.099_833_414, 0.000_105_925_37]),
+            (34.0, [-0.848_570_3, 0.776_224_26, -0.966_798_25, 0.999_993_5, 0.529_082_7, 0.630_456_9, -0.255_540_97, 0.003_601_455]),
+            (999.0, [0.999_649_8, 0.802_677_5, 0.807_455_06, 0.994_406_34, -0.026_460_752, 0.596_413_3, -0.589_929_1, 0.105_622_06]),
+        ];
+        let op = TimestepEmbedding { dim: 320, flip_sin_to_cos: true, freq_shift: 0.0, dtype: DType::F32 };
+        for (t, want) in published {
+            let input = HostArray { ty: Ty::new(DType::F32, [1]), data: vec![t] };
+            let got = op.reference(&[Some(input)], &[]).unwrap().remove(0);
+            for (column, want) in COLUMNS.into_iter().zip(want) {
+                // a unit in the last place of a frequency, times t, is what two exponential functions may differ by
+                assert!((got[column] - want).abs() < 1e-6 + t * 1.2e-7, "t = {t}, column {column}: {} not {want}", got[column]);
+            }
+        }
+    }
 }
