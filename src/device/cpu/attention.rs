@@ -11,13 +11,10 @@
 
 use super::Cpu;
 pub(crate) use super::attention_words::Element;
-use super::attention_words::{Single, Words};
+use super::attention_words::{Single, TILE, Words, multiply};
 use super::simd::{Elem, Simd, Task, store_some};
 use super::split::SharedMut;
 use super::with_scratch;
-
-/// Broadcast values of a register tile: 6 × 4 vectors of sums leave room for the operands in 32 registers, 6 × 2 in 16.
-pub(super) const TILE: usize = 6;
 
 /// q, k or v of all images and heads.
 #[derive(Clone, Copy)]
@@ -385,34 +382,6 @@ struct Panel {
     from: usize,
     count: usize,
     panel: usize,
-}
-
-/// `sums[r][v] += Σ over steps of a[r · strides[0] + step · strides[1]] · b[step][v]`.
-#[inline(always)]
-unsafe fn multiply<S: Simd, T: Elem, W: Words<S, T>, const NV: usize>(
-    steps: usize,
-    a: *const f32,
-    strides: [usize; 2],
-    b: *const f32,
-    sums: &mut [[S::V; NV]; TILE],
-) {
-    // SAFETY: as the caller promises: a and b are valid for all steps.
-    unsafe {
-        let mut held = *sums;
-        for step in 0..steps {
-            let mut right = [S::splat(0.0); NV];
-            for (v, vector) in right.iter_mut().enumerate() {
-                *vector = S::load(b.add((step * NV + v) * S::LANES));
-            }
-            for (r, row) in held.iter_mut().enumerate() {
-                let left = S::splat(*a.add(r * strides[0] + step * strides[1]));
-                for (sum, &vector) in row.iter_mut().zip(&right) {
-                    *sum = W::mac(left, vector, *sum);
-                }
-            }
-        }
-        *sums = held;
-    }
 }
 
 /// 2ˣ for x ≤ 0, to 2e-7; x below −125 counts as −125: next to nothing beside the largest weight, which is 1.

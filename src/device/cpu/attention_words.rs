@@ -1,9 +1,12 @@
-//! The 32-bit words that attention multiplies: an f32, or two bf16.
+//! The 32-bit words that attention multiplies, an f32 or two bf16, and the register tile that multiplies them.
 
 use super::Isa;
 use super::attention::Block;
 use super::simd::{Elem, Simd, dispatch, load_some, store_some};
 use half::bf16;
+
+/// Broadcast values of a register tile: 6 × 4 vectors of sums leave room for the operands in 32 registers, 6 × 2 in 16.
+pub(super) const TILE: usize = 6;
 
 /// Storage types of attention, each with the best words for it.
 pub(crate) trait Element: Elem {
@@ -51,6 +54,34 @@ pub(super) trait Words<S: Simd, T: Elem> {
     unsafe fn join(weights: [S::V; 2]) -> S::V;
     /// a · b + sum, over all values of the words
     unsafe fn mac(a: S::V, b: S::V, sum: S::V) -> S::V;
+}
+
+/// `sums[r][v] += Σ over steps of a[r · strides[0] + step · strides[1]] · b[step][v]`.
+#[inline(always)]
+pub(super) unsafe fn multiply<S: Simd, T: Elem, W: Words<S, T>, const NV: usize>(
+    steps: usize,
+    a: *const f32,
+    strides: [usize; 2],
+    b: *const f32,
+    sums: &mut [[S::V; NV]; TILE],
+) {
+    // SAFETY: as the caller promises: a and b are valid for all steps.
+    unsafe {
+        let mut held = *sums;
+        for step in 0..steps {
+            let mut right = [S::splat(0.0); NV];
+            for (v, vector) in right.iter_mut().enumerate() {
+                *vector = S::load(b.add((step * NV + v) * S::LANES));
+            }
+            for (r, row) in held.iter_mut().enumerate() {
+                let left = S::splat(*a.add(r * strides[0] + step * strides[1]));
+                for (sum, &vector) in row.iter_mut().zip(&right) {
+                    *sum = W::mac(left, vector, *sum);
+                }
+            }
+        }
+        *sums = held;
+    }
 }
 
 /// One f32 in a word: any storage type on any instruction set.
