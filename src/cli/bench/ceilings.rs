@@ -9,15 +9,22 @@ use dreamid_engine::{DType, Result, Tensor};
 use serde::Serialize;
 use std::fmt;
 use std::sync::Mutex;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Rates that no stage can exceed by much.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(super) struct Ceilings {
-    /// Of a matrix product of 2048 x 2048 x 2048 in the same precision, on the same threads.
+    /// Of the fastest of a few matrix products in the same precision, on the same threads.
     pub(super) gemm_gflops: f64,
     /// Read and written by a copy of 256 MiB, on the same threads.
     pub(super) memory_gb_per_s: f64,
+}
+
+impl Ceilings {
+    /// The higher of both.
+    pub(super) fn or_better(self, other: Self) -> Self {
+        Self { gemm_gflops: self.gemm_gflops.max(other.gemm_gflops), memory_gb_per_s: self.memory_gb_per_s.max(other.memory_gb_per_s) }
+    }
 }
 
 impl fmt::Display for Ceilings {
@@ -31,19 +38,26 @@ pub(super) fn measure(device: &Device, dtype: DType) -> Result<Ceilings> {
     Ok(Ceilings { gemm_gflops: gemm(device, dtype)?, memory_gb_per_s: copy(device) })
 }
 
+/// Rows, inputs and outputs: of a large picture, of a small one with wide layers, of a prompt.
+const PRODUCTS: [[usize; 3]; 3] = [[2048, 1024, 2048], [256, 1280, 5120], [256, 256, 256]];
+
 fn gemm(device: &Device, dtype: DType) -> Result<f64> {
-    const SIDE: usize = 2048;
+    let rates = PRODUCTS.iter().map(|&shape| product(device, dtype, shape)).collect::<Result<Vec<f64>>>()?;
+    Ok(rates.into_iter().fold(0.0, f64::max))
+}
+
+fn product(device: &Device, dtype: DType, [rows, inputs, outputs]: [usize; 3]) -> Result<f64> {
     let mut graph = Graph::new();
     let mut b = Builder::new(&mut graph, dtype);
-    let x = b.input("x", dtype, [SIDE, SIDE]);
-    let w = b.param("w.weight", [SIDE, SIDE]);
+    let x = b.input("x", dtype, [rows, inputs]);
+    let w = b.param("w.weight", [outputs, inputs]);
     let y = b.op(Linear::plain(), &[Some(x), Some(w)])?;
     b.output("y", y)?;
     let flops = graph.total_cost().flops as f64;
     let mut exe = Executable::compile(graph, &Weights::random(0), device)?;
-    exe.write("x", &Tensor::from_f32([SIDE, SIDE], &vec![0.5; SIDE * SIDE])?)?;
-    let mut seconds = f64::INFINITY;
-    for _ in 0..5 {
+    exe.write("x", &Tensor::from_f32([rows, inputs], &vec![0.5; rows * inputs])?)?;
+    let (begin, mut seconds) = (Instant::now(), f64::INFINITY);
+    while begin.elapsed() < Duration::from_millis(300) {
         let start = Instant::now();
         exe.run()?;
         seconds = seconds.min(start.elapsed().as_secs_f64());

@@ -53,13 +53,7 @@ struct Seen {
 }
 
 /// Measures a stage that is one graph and describes its profile; none if the model lacks a component.
-pub(super) fn network(
-    model: &ModelFolder,
-    stage: &str,
-    graph: &str,
-    runs: &Runs<'_>,
-    ceilings: &Ceilings,
-) -> Result<Option<(Measured, String)>> {
+pub(super) fn network(model: &ModelFolder, stage: &str, graph: &str, runs: &Runs<'_>) -> Result<Option<(Measured, String)>> {
     let sizes = Sizes { images: 1, picture: runs.size, steps: 30 };
     let Some(named) = graphs::build(model, graph, runs.dtype, sizes)? else { return Ok(None) };
     memory::reset_peak();
@@ -72,11 +66,11 @@ pub(super) fn network(
     let times = repeat(first, runs.repeat, || exe.run())?;
     let seen = Seen { load, first, cost: exe.graph().total_cost(), arena: exe.plan().arena_bytes(), times };
     let profile = exe.times().map_or(String::new(), |p| profile_table(stage, p, seen.times.len()));
-    Ok(Some((seen.figures(stage, ceilings), profile)))
+    Ok(Some((seen.figures(stage), profile)))
 }
 
 /// Measures finding, choosing and aligning the largest face of a photograph that is decoded already.
-pub(super) fn detect(photo: &Image, runs: &Runs<'_>, ceilings: &Ceilings) -> Result<Measured> {
+pub(super) fn detect(photo: &Image, runs: &Runs<'_>) -> Result<Measured> {
     memory::reset_peak();
     let start = Instant::now();
     let analyser = FaceAnalyser::new(runs.device)?;
@@ -89,14 +83,13 @@ pub(super) fn detect(photo: &Image, runs: &Runs<'_>, ceilings: &Ceilings) -> Res
     // what one search costs depends on the photograph: on how many views the face takes to be found
     let cost = analyser.work();
     let times = repeat(first, runs.repeat, once)?;
-    Ok(Seen { load, first, times, cost, arena: 0 }.figures("detect", ceilings))
+    Ok(Seen { load, first, times, cost, arena: 0 }.figures("detect"))
 }
 
 impl Seen {
-    fn figures(mut self, stage: &str, ceilings: &Ceilings) -> Measured {
+    fn figures(mut self, stage: &str) -> Measured {
         self.times.sort();
         let (median, p95) = (quantile(&self.times, 0.5), quantile(&self.times, 0.95));
-        let per_second = |amount: u64| amount as f64 / 1e9 / median.as_secs_f64();
         Measured {
             stage: stage.to_owned(),
             median_ms: millis(median),
@@ -104,13 +97,22 @@ impl Seen {
             runs: self.times.len(),
             gflop: self.cost.flops as f64 / 1e9,
             bytes: self.cost.bytes,
-            share_of_arithmetic: per_second(self.cost.flops) / ceilings.gemm_gflops,
-            share_of_bandwidth: per_second(self.cost.bytes) / ceilings.memory_gb_per_s,
+            share_of_arithmetic: f64::NAN,
+            share_of_bandwidth: f64::NAN,
             load_ms: millis(self.load),
             first_run_ms: millis(self.first),
             arena_mib: self.arena as f64 / f64::from(1 << 20),
             peak_rss_mib: memory::peak_mib(),
         }
+    }
+}
+
+impl Measured {
+    /// Fills in the shares, once the ceilings are known.
+    pub(super) fn against(&mut self, ceilings: &Ceilings) {
+        let seconds = self.median_ms / 1e3;
+        self.share_of_arithmetic = self.gflop / seconds / ceilings.gemm_gflops;
+        self.share_of_bandwidth = self.bytes as f64 / 1e9 / seconds / ceilings.memory_gb_per_s;
     }
 }
 
