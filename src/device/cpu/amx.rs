@@ -80,6 +80,16 @@ unsafe fn run_rows<T: Tiles, const BOTH: bool>(t: &mut T, step: &Step) {
     }
 }
 
+/// Runs a step on emulated tiles. Apart, because eight tiles are much for a stack frame.
+///
+/// # Safety
+/// `x` and `sums` of the step hold a multiple of 16 rows.
+#[inline(never)]
+pub(super) unsafe fn emulate(step: &Step) {
+    // SAFETY: as the caller promises.
+    unsafe { run(&mut Emulated::new(), step) }
+}
+
 /// Tiles in plain Rust, for tests on machines without a tile unit.
 pub(super) struct Emulated([[u8; 1024]; 8]);
 

@@ -72,8 +72,10 @@ struct Limits {
 impl Limits {
     fn of(kernel: Kernel) -> Self {
         match kernel {
-            // 192 rows · 1 KiB of x, 192 · 512 · 4 bytes of sums: together 600 KiB of the second level
-            Kernel::Widen => Self { mc: 192, panels: 16, kc: ROW_BYTES / 4 - 16, tasks_per_thread: 6 },
+            // 192 rows of x and 192 · 512 · 4 bytes of sums: together 600 KiB of the second level. In the first level, a slice of a panel
+            // of f32 stays while rows pass by if it is no more than half of 48 KiB.
+            Kernel::Widen => Self { mc: 192, panels: 16, kc: 192, tasks_per_thread: 6 },
+            // two products an instruction: time enough to get the slice from the second level
             Kernel::Dot => Self { mc: 192, panels: 16, kc: ROW_BYTES / 2 - 32, tasks_per_thread: 6 },
             // tiles multiply faster than weights arrive from memory: more rows for each
             Kernel::Tiles => Self { mc: 256, panels: 16, kc: ROW_BYTES / 2 - 32, tasks_per_thread: 4 },

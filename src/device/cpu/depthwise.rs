@@ -34,7 +34,7 @@ pub(super) fn run<T: Elem>(cpu: &Cpu, windows: &Windows<'_, T>, weights: &Packed
             unsafe {
                 let weights = weights.as_ptr().cast();
                 dispatch(cpu.isa(), Line { windows, weights, line, sums, ld });
-                dispatch(cpu.isa(), finish);
+                dispatch(cpu.isa(), &finish);
             }
         });
     });
@@ -61,21 +61,20 @@ impl<T: Elem> Task for Line<'_, T> {
         let (image, y) = (self.line / height, self.line % height);
         let mut taps = Vec::with_capacity(w.kernel[0] * w.kernel[1]);
         for x in 0..width {
-            taps.clear();
-            let sources =
-                (0..w.kernel[0] * w.kernel[1]).filter_map(|tap| Some((w.source(image, y, x, tap)? * w.channels, tap * w.channels)));
-            taps.extend(sources);
+            w.taps(image, y, x, &mut taps);
             let sums = &mut self.sums[x * self.ld..][..self.ld];
             let mut c = 0;
             while c < w.channels {
                 // SAFETY: sources lie in the image, weights hold [taps][channels], and sums are padded to whole vectors.
                 unsafe {
-                    let (data, weights) = (w.data.as_ptr().add(c), self.weights.add(c));
-                    c += if w.channels - c >= 4 * S::LANES {
-                        channels::<S, T, 4>(&taps, data, weights, S::LANES, sums.as_mut_ptr().add(c))
+                    let (data, weights, sums) = (w.data.as_ptr().add(c), self.weights.add(c), sums.as_mut_ptr().add(c));
+                    let left = w.channels - c;
+                    c += if left >= 4 * S::LANES {
+                        channels::<S, T, 4, true>(&taps, data, weights, S::LANES, sums)
+                    } else if left >= S::LANES {
+                        channels::<S, T, 1, true>(&taps, data, weights, S::LANES, sums)
                     } else {
-                        let n = (w.channels - c).min(S::LANES);
-                        channels::<S, T, 1>(&taps, data, weights, n, sums.as_mut_ptr().add(c))
+                        channels::<S, T, 1, false>(&taps, data, weights, left, sums)
                     };
                 }
             }
@@ -86,13 +85,14 @@ impl<T: Elem> Task for Line<'_, T> {
 /// Sums of `N` vectors of channels over the taps, given as places in the image and in the weights; `n` lanes of each are valid.
 /// Gives the number of channels.
 #[inline(always)]
-unsafe fn channels<S: Simd, T: Elem, const N: usize>(
+unsafe fn channels<S: Simd, T: Elem, const N: usize, const WHOLE: bool>(
     taps: &[(usize, usize)],
     data: *const T,
     weights: *const f32,
     n: usize,
     sums: *mut f32,
 ) -> usize {
+    let n = if WHOLE { S::LANES } else { n };
     // SAFETY: as the caller promises.
     unsafe {
         let mut acc = [S::splat(0.0); N];

@@ -44,29 +44,83 @@ pub(super) struct Finish<'a, T> {
     pub(super) gate: usize,
 }
 
-impl<T: Elem> Task for Finish<'_, T> {
+// By reference: see the micro-kernels.
+impl<T: Elem> Task for &Finish<'_, T> {
     type Out = ();
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
+        let sums_only = self.epilogue.act == Activation::None && !self.epilogue.gated;
+        for column in (0..self.width).step_by(2 * S::LANES) {
+            let width = (self.width - column).min(2 * S::LANES);
+            // SAFETY: as the maker of the task promises.
+            unsafe {
+                match (sums_only, width == 2 * S::LANES) {
+                    (true, true) => self.pair::<S>(column),
+                    (true, false) => self.vectors::<S, true>(column, width),
+                    _ => self.vectors::<S, false>(column, width),
+                }
+            }
+        }
+    }
+}
+
+impl<T: Elem> Finish<'_, T> {
+    /// Two whole vectors of each row, without gate and activation: what most layers need, and all that counts where K is small.
+    #[inline(always)]
+    unsafe fn pair<S: Simd>(&self, column: usize) {
+        let e = self.epilogue;
+        let channel = self.channel + column;
+        // SAFETY: the tile lies in the output, and sums are readable by whole vectors; the slices have the lengths that their docs state.
+        unsafe {
+            let bias = match e.bias {
+                Some(bias) => load_pair::<S, f32>(bias.as_ptr().add(channel)),
+                None => [S::splat(0.0); 2],
+            };
+            for r in 0..self.rows {
+                let row = self.row + r;
+                let [mut a, mut b] = load_pair::<S, f32>(self.sums.add(r * self.ld + column));
+                (a, b) = (S::add(a, bias[0]), S::add(b, bias[1]));
+                if let Some(more) = e.row_bias {
+                    let more = load_pair::<S, T>(more.as_ptr().add(row / e.rows_per_image * e.channels + channel));
+                    (a, b) = (S::add(a, more[0]), S::add(b, more[1]));
+                }
+                if let Some(residual) = e.residual {
+                    let residual = load_pair::<S, T>(residual.as_ptr().add(row * e.channels + channel));
+                    (a, b) = (S::add(a, residual[0]), S::add(b, residual[1]));
+                }
+                let to = self.out.at(row * e.channels + channel);
+                T::store::<S>(to, a);
+                T::store::<S>(to.add(S::LANES), b);
+            }
+        }
+    }
+
+    /// Everything, one vector at a time.
+    #[inline(always)]
+    unsafe fn vectors<S: Simd, const SUMS_ONLY: bool>(&self, column: usize, width: usize) {
         let e = self.epilogue;
         for r in 0..self.rows {
             let row = self.row + r;
             let image = if e.row_bias.is_some() { row / e.rows_per_image } else { 0 };
-            let mut v = 0;
-            while v < self.width {
-                let n = (self.width - v).min(S::LANES);
-                let place = Place { row, image, channel: self.channel + v, n };
-                // SAFETY: the tile lies in the output, and sums are readable by whole vectors, as the maker of the task promises.
+            for v in (column..column + width).step_by(S::LANES) {
+                let place = Place { row, image, channel: self.channel + v, n: (column + width - v).min(S::LANES) };
+                // SAFETY: as in `pair`.
                 unsafe {
                     let from = self.sums.add(r * self.ld + v);
-                    let gate = if e.gated { S::load(from.add(self.gate)) } else { S::splat(0.0) };
-                    let y = e.apply::<S>(&place, S::load(from), gate);
-                    store_some::<S, T>(self.out.at(row * e.channels + place.channel), n, y);
+                    let gate = if e.gated && !SUMS_ONLY { S::load(from.add(self.gate)) } else { S::splat(0.0) };
+                    let y = e.apply::<S, SUMS_ONLY>(&place, S::load(from), gate);
+                    store_some::<S, T>(self.out.at(row * e.channels + place.channel), place.n, y);
                 }
-                v += S::LANES;
             }
         }
     }
+}
+
+/// Two neighbouring vectors.
+#[inline(always)]
+unsafe fn load_pair<S: Simd, T: Elem>(from: *const T) -> [S::V; 2] {
+    // SAFETY: as the caller promises.
+    unsafe { [T::load::<S>(from), T::load::<S>(from.add(S::LANES))] }
 }
 
 /// A vector of the output.
@@ -79,19 +133,15 @@ struct Place {
 
 impl<T: Elem> Epilogue<'_, T> {
     #[inline(always)]
-    unsafe fn apply<S: Simd>(&self, at: &Place, sum: S::V, gate: S::V) -> S::V {
+    unsafe fn apply<S: Simd, const SUMS_ONLY: bool>(&self, at: &Place, sum: S::V, gate: S::V) -> S::V {
         let mut x = sum;
         // SAFETY: the slices have the lengths that their docs state, and the place lies in the output.
         unsafe {
             if let Some(bias) = self.bias {
                 x = S::add(x, load_some::<S, f32>(bias.as_ptr().add(at.channel), at.n));
             }
-            if self.gated {
-                let mut g = gate;
-                if let Some(bias) = self.bias {
-                    g = S::add(g, load_some::<S, f32>(bias.as_ptr().add(self.channels + at.channel), at.n));
-                }
-                x = S::mul(x, math::gelu::<S>(g));
+            if self.gated && !SUMS_ONLY {
+                x = S::mul(x, self.gate::<S>(at, gate));
             }
             if let Some(bias) = self.row_bias {
                 x = S::add(x, load_some::<S, T>(bias.as_ptr().add(at.image * self.channels + at.channel), at.n));
@@ -100,8 +150,11 @@ impl<T: Elem> Epilogue<'_, T> {
                 Some(residual) => load_some::<S, T>(residual.as_ptr().add(at.row * self.channels + at.channel), at.n),
                 None => S::splat(0.0),
             };
-            if self.residual.is_some() && self.residual_first {
+            if self.residual.is_some() && (self.residual_first || SUMS_ONLY) {
                 x = S::add(x, residual);
+            }
+            if SUMS_ONLY {
+                return x;
             }
             let slope = match self.slope {
                 Some(slope) => load_some::<S, f32>(slope.as_ptr().add(at.channel), at.n),
@@ -109,6 +162,18 @@ impl<T: Elem> Epilogue<'_, T> {
             };
             x = math::activate::<S>(self.act, x, slope);
             if self.residual.is_some() && !self.residual_first { S::add(x, residual) } else { x }
+        }
+    }
+
+    /// gelu(gate + its bias)
+    #[inline(always)]
+    unsafe fn gate<S: Simd>(&self, at: &Place, mut gate: S::V) -> S::V {
+        // SAFETY: as in `apply`; a gated layer has twice as many biases as channels.
+        unsafe {
+            if let Some(bias) = self.bias {
+                gate = S::add(gate, load_some::<S, f32>(bias.as_ptr().add(self.channels + at.channel), at.n));
+            }
+            math::gelu::<S>(gate)
         }
     }
 }

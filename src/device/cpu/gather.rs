@@ -135,9 +135,19 @@ impl<T: Copy> Windows<'_, T> {
         }
     }
 
+    /// Taps of a window that are not padding: where each starts in the image, and in weights `[taps][channels]`.
+    pub(super) fn taps(&self, image: usize, y: usize, x: usize, taps: &mut Vec<(usize, usize)>) {
+        taps.clear();
+        for tap in 0..self.kernel[0] * self.kernel[1] {
+            if let Some(at) = self.source(image, y, x, tap) {
+                taps.push((at * self.channels, tap * self.channels));
+            }
+        }
+    }
+
     /// Index of the stored pixel that a tap of a window reads; none in the padding.
-    #[inline(always)]
-    pub(super) fn source(&self, image: usize, y: usize, x: usize, tap: usize) -> Option<usize> {
+    #[inline]
+    fn source(&self, image: usize, y: usize, x: usize, tap: usize) -> Option<usize> {
         let [height, width] = self.stored;
         let y = (y * self.stride + tap / self.kernel[1]).wrapping_sub(self.padding[0]);
         let x = (x * self.stride + tap % self.kernel[1]).wrapping_sub(self.padding[1]);

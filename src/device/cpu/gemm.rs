@@ -178,7 +178,7 @@ where
             gate: self.panels.width(),
         };
         // SAFETY: tiles of different tasks do not overlap in the output; the device has made sure of its instruction set.
-        unsafe { dispatch(self.cpu.isa(), finish) }
+        unsafe { dispatch(self.cpu.isa(), &finish) }
     }
 }
 

@@ -75,13 +75,13 @@ impl Step {
     /// # Safety
     /// The pointers are valid for what the fields say, rounded up to [`Kernel::mr`] rows; for [`Kernel::Tiles`], the thread holds a
     /// [`TileGuard`].
-    pub(super) unsafe fn run(self, kernel: Kernel, cpu: &Cpu) {
+    pub(super) unsafe fn run(&self, kernel: Kernel, cpu: &Cpu) {
         // SAFETY: as the caller promises; the device has made sure of its instruction set.
         unsafe {
             match (kernel, self.dtype) {
                 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-                (Kernel::Tiles, _) if cpu.tiles() == TileUnit::Real => amx::run(&mut amx::Hardware, &self),
-                (Kernel::Tiles, _) => amx::run(&mut amx::Emulated::new(), &self),
+                (Kernel::Tiles, _) if cpu.tiles() == TileUnit::Real => amx::run(&mut amx::Hardware, self),
+                (Kernel::Tiles, _) => amx::emulate(self),
                 #[cfg(target_arch = "x86_64")]
                 (Kernel::Dot, _) => super::micro_dot::run(self),
                 (_, DType::Bf16) => dispatch(cpu.isa(), Widen::<bf16>(self, std::marker::PhantomData)),
@@ -124,9 +124,10 @@ macro_rules! for_rows {
 }
 pub(super) use for_rows;
 
-struct Widen<B>(Step, std::marker::PhantomData<B>);
+// A task by reference: a copy of a step that was just written would wait for all stores before it.
+struct Widen<'a, B>(&'a Step, std::marker::PhantomData<B>);
 
-impl<B: Weights> Task for Widen<B> {
+impl<B: Weights> Task for Widen<'_, B> {
     type Out = ();
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
@@ -147,7 +148,7 @@ impl<B: Weights> Task for Widen<B> {
                         x: self.0.x.add(row * ROW_BYTES),
                         weights: self.0.weights.cast::<B>().add(column * B::PAIR).cast(),
                         sums: self.0.sums.add(row * self.0.ld + column),
-                        ..self.0
+                        ..*self.0
                     };
                     if one { rows_of::<S, B, 1>(rows, &step) } else { rows_of::<S, B, 2>(rows, &step) }
                 }

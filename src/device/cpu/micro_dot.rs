@@ -9,13 +9,13 @@ use std::arch::x86_64::*;
 /// # Safety
 /// The processor has AVX512_BF16; the step's pointers are valid for what its fields say.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-pub(super) unsafe fn run(step: Step) {
+pub(super) unsafe fn run(step: &Step) {
     // SAFETY: as the caller promises.
     unsafe {
         if step.columns <= 16 {
-            for_rows!(step.rows, [12 11 10 9 8 7 6 5 4 3 2 1], MR => tile::<MR, 1>(&step));
+            for_rows!(step.rows, [12 11 10 9 8 7 6 5 4 3 2 1], MR => tile::<MR, 1>(step));
         } else {
-            for_rows!(step.rows, [12 11 10 9 8 7 6 5 4 3 2 1], MR => tile::<MR, 2>(&step));
+            for_rows!(step.rows, [12 11 10 9 8 7 6 5 4 3 2 1], MR => tile::<MR, 2>(step));
         }
     }
 }
