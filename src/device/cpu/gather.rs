@@ -136,13 +136,23 @@ impl<T: Copy> Windows<'_, T> {
     }
 
     /// Taps of a window that are not padding: where each starts in the image, and in weights `[taps][channels]`.
+    /// `taps` holds those of the window to the left of it, if there is one.
     pub(super) fn taps(&self, image: usize, y: usize, x: usize, taps: &mut Vec<(usize, usize)>) {
+        if x > 0 && self.size == self.stored && self.is_inside(x - 1) && self.is_inside(x) {
+            return taps.iter_mut().for_each(|(at, _)| *at += self.stride * self.channels);
+        }
         taps.clear();
         for tap in 0..self.kernel[0] * self.kernel[1] {
             if let Some(at) = self.source(image, y, x, tap) {
                 taps.push((at * self.channels, tap * self.channels));
             }
         }
+    }
+
+    /// Whether no column of the windows at `x` is padding.
+    fn is_inside(&self, x: usize) -> bool {
+        let left = x * self.stride;
+        left >= self.padding[1] && left + self.kernel[1] <= self.size[1] + self.padding[1]
     }
 
     /// Index of the stored pixel that a tap of a window reads; none in the padding.
