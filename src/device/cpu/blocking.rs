@@ -52,7 +52,7 @@ impl Blocking {
         let wanted = if threads == 1 { 1 } else { (threads * limits.tasks_per_thread).div_ceil(row_blocks) };
         let most = panels.max(1);
         let least = panels.div_ceil(limits.panels).max(wanted).min(most);
-        let column_blocks = (least..=most.min(least + threads)).find(|c| (c * row_blocks) % threads == 0).unwrap_or(least);
+        let column_blocks = (least..=most.min(least + threads)).find(|c| (c * row_blocks).is_multiple_of(threads)).unwrap_or(least);
         Self { mc, panels: panels.div_ceil(column_blocks).max(1), kc }
     }
 }
@@ -93,9 +93,9 @@ mod tests {
             for (m, panels, k) in [(1, 1, 2), (1, 40, 1280), (154, 128, 1024), (8192, 10, 2880), (128, 40, 11520), (7, 3, 33)] {
                 for threads in [1, 2, 3, 16, 64] {
                     let b = Blocking::choose(kernel, threads, m, panels, k);
-                    assert!(b.mc > 0 && b.mc % kernel.mr() == 0 && b.mc <= 256);
+                    assert!(b.mc > 0 && b.mc.is_multiple_of(kernel.mr()) && b.mc <= 256);
                     assert!(b.panels > 0 && b.panels <= 16 && b.kc > 0 && b.kc <= 512);
-                    assert!(b.panels * panels.div_ceil(b.panels) >= panels && b.kc % kernel.k_step() == 0);
+                    assert!(b.panels * panels.div_ceil(b.panels) >= panels && b.kc.is_multiple_of(kernel.k_step()));
                 }
             }
         }

@@ -262,7 +262,7 @@ impl<'a, T: Packable> Matrix<'a, T> {
 
 /// How many groups to put on the diagonal of one matrix, so that it fills a panel: the largest divisor that does.
 fn merged_groups(groups: usize, group_outputs: usize, nr: usize) -> usize {
-    (1..=groups).rev().find(|m| groups % m == 0 && m * group_outputs <= nr).unwrap_or(1)
+    (1..=groups).rev().find(|m| groups.is_multiple_of(*m) && m * group_outputs <= nr).unwrap_or(1)
 }
 
 #[cfg(test)]
