@@ -1,0 +1,100 @@
+//! Level 1: the tree keeps its promises. Each check reads the files themselves.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+const RUST_LINES: usize = 600;
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn files(folder: &str, extension: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut folders = vec![root().join(folder)];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display())) {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|e| e == extension) {
+                found.push(path);
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+fn stem(path: &Path) -> String {
+    path.file_stem().unwrap().to_string_lossy().into_owned()
+}
+
+#[test]
+fn every_operation_has_a_file_of_its_name() {
+    let ops = dreamid_engine::ops::all_cases();
+    assert!(ops.len() > 20, "only {} operations are registered", ops.len());
+    for (name, _) in ops {
+        let file = root().join("src/ops").join(format!("{name}.rs"));
+        let text = fs::read_to_string(&file).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
+        assert!(text.contains(&format!("const NAME: &'static str = \"{name}\"")), "{} does not declare {name}", file.display());
+    }
+}
+
+#[test]
+fn every_kernel_has_its_operation_and_its_row() {
+    let table = fs::read_to_string(root().join("kernels/README.md")).unwrap();
+    let ops: Vec<&str> = dreamid_engine::ops::all_cases().into_iter().map(|(name, _)| name).collect();
+    for kernel in files("kernels", "cu") {
+        let name = stem(&kernel);
+        assert!(ops.contains(&name.as_str()), "kernels/{name}.cu has no operation");
+        assert!(table.contains(&format!("| `{name}` |")), "kernels/README.md has no row for {name}");
+    }
+}
+
+#[test]
+fn rust_files_stay_readable() {
+    for file in ["src", "tests", "benches"].iter().flat_map(|f| files(f, "rs")) {
+        let lines = fs::read_to_string(&file).unwrap().lines().count();
+        assert!(lines <= RUST_LINES, "{} has {lines} lines: split it by idea", file.display());
+    }
+}
+
+#[test]
+fn unsafe_code_stays_in_its_rooms_and_gives_its_reason() {
+    let rooms = ["src/device", "src/exec/arena.rs", "src/exec/mod.rs", "src/weights/file.rs"];
+    for file in files("src", "rs") {
+        let text = fs::read_to_string(&file).unwrap();
+        let name = file.strip_prefix(root()).unwrap().to_string_lossy().into_owned();
+        let lines: Vec<&str> = text.lines().collect();
+        for (i, line) in lines.iter().enumerate() {
+            let code = line.split("//").next().unwrap();
+            if !code.contains("unsafe {") && !code.contains("unsafe impl") {
+                continue;
+            }
+            assert!(rooms.iter().any(|r| name.starts_with(r)), "{name}:{} has unsafe code outside {rooms:?}", i + 1);
+            let nearby = &lines[i.saturating_sub(6)..=i];
+            assert!(nearby.iter().any(|l| l.contains("SAFETY")), "{name}:{} has an unsafe block without its SAFETY reason", i + 1);
+        }
+    }
+}
+
+#[test]
+fn third_party_files_carry_their_licence_and_hash() {
+    use sha2::{Digest, Sha256};
+    for folder in ["assets/networks", "assets/photos", "assets/miniature"] {
+        let folder = root().join(folder);
+        assert!(folder.join("NOTICE").is_file(), "{} has no NOTICE", folder.display());
+        let sums = fs::read_to_string(folder.join("SHA256SUMS")).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
+        let mut listed = 0;
+        for line in sums.lines() {
+            let (want, name) = line.split_once(char::is_whitespace).unwrap();
+            let bytes = fs::read(folder.join(name.trim_start_matches([' ', '*']))).unwrap_or_else(|e| panic!("{name}: {e}"));
+            let got: String = Sha256::digest(&bytes).iter().map(|b| format!("{b:02x}")).collect();
+            assert_eq!(got, want, "{name} in {} is not the file of its SHA-256", folder.display());
+            listed += 1;
+        }
+        assert!(listed > 0, "{} lists no file", folder.display());
+    }
+}
