@@ -75,7 +75,9 @@ fn unsafe_code_stays_in_its_rooms_and_gives_its_reason() {
             }
             assert!(rooms.iter().any(|r| name.starts_with(r)), "{name}:{} has unsafe code outside {rooms:?}", i + 1);
             let nearby = &lines[i.saturating_sub(6)..=i];
-            assert!(nearby.iter().any(|l| l.contains("SAFETY")), "{name}:{} has an unsafe block without its SAFETY reason", i + 1);
+            // an implementation of one-line intrinsics may give the reason once, above all of them
+            let reason = nearby.iter().any(|l| l.contains("SAFETY")) || lines[..i].iter().any(|l| l.contains("SAFETY of every block"));
+            assert!(reason, "{name}:{} has an unsafe block without its SAFETY reason", i + 1);
         }
     }
 }
