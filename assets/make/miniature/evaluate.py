@@ -6,6 +6,8 @@ Writes results.json and sheet.png into MODEL_DIR.
 """
 import argparse
 import json
+import multiprocessing as mp
+import os
 import sys
 from pathlib import Path
 
@@ -29,6 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "networks"))
 import chain  # noqa: E402
 
 SEED = 4321
+STATE = {}  # what the workers share
 
 
 class Miniature:
@@ -76,21 +79,29 @@ class Miniature:
         return hidden
 
 
-def portraits(data, networks, people):
-    """(people found, their aligned crops, MobileFaceNet embeddings of their portraits, of another picture of each)."""
+def portraits(data, networks, people, wanted):
+    """The first `wanted` people in whose portraits the detector finds a face: (how many were looked at, the people, their aligned
+    crops, MobileFaceNet embeddings of their portraits, and of another drawing of each)."""
     kept, crops, photo, other = [], [], [], []
-    for p in people:
+    for searched, p in enumerate(people, 1):
         first, second = chain.faces(networks, data[p, 0]), chain.faces(networks, data[p, 1])
         if first and second:
             kept.append(p)
             crops.append(faces.align(data[p, 0], first[0].points))
             photo.append(chain.embed(networks, data[p, 0], first[0].points))
             other.append(chain.embed(networks, data[p, 1], second[0].points))
-    return kept, crops, np.stack(photo), np.stack(other)
+        if len(kept) == wanted:
+            break
+    return searched, kept, crops, np.stack(photo), np.stack(other)
 
 
 def rank(queries, found, gallery):
-    """Share of queries whose nearest portrait is their own (mean-centred cosine); a picture without a face is a miss."""
+    """(share of queries whose nearest portrait is their own by mean-centred cosine, mean cosine to the own one where a face was found).
+
+    A picture without a face is a miss.
+    """
+    if not found.any():
+        return 0.0, None
     q = queries - queries[found].mean(0)
     g = gallery - gallery.mean(0)
     s = (q / np.linalg.norm(q, axis=1, keepdims=True)) @ (g / np.linalg.norm(g, axis=1, keepdims=True)).T
@@ -98,43 +109,42 @@ def rank(queries, found, gallery):
     return float(right.mean()), float(np.diag(s)[found].mean())
 
 
-def embed_all(networks, pictures):
+def judge_part(task):
+    """One prompt for some people: (prompt, first, pictures, MobileFaceNet embeddings, faces found, what the judge says)."""
+    name, template, first, words, noise = task
+    z = sample.ddim(STATE["m"].unet, STATE["m"].context(template, words), STATE["empty"], noise, STATE["steps"], STATE["guidance"])
+    pictures = sample.decode(STATE["m"].vae, z, STATE["m"].vae.config.scaling_factor)
     vectors, found = np.zeros((len(pictures), 192)), np.zeros(len(pictures), bool)
     for i, x in enumerate(pictures):
-        face = chain.faces(networks, x)
+        face = chain.faces(STATE["networks"], x)
         if face:
-            vectors[i], found[i] = chain.embed(networks, x, face[0].points), True
-    return vectors, found
+            vectors[i], found[i] = chain.embed(STATE["networks"], x, face[0].points), True
+    with torch.no_grad():
+        said = STATE["judge"](train_judge.prepare(pictures)).argmax(1).numpy()
+    return name, first, pictures, vectors, found, said
 
 
-def generate(m, template, words, empty, guidance, steps, batch=25):
-    noise, out = sample.noise_for(len(words), SEED), []
-    context = m.context(template, words)
-    for i in range(0, len(words), batch):
-        z = sample.ddim(m.unet, context[i:i + batch], empty, noise[i:i + batch], steps, guidance)
-        out.append(sample.decode(m.vae, z, m.vae.config.scaling_factor))
-    return np.concatenate(out)
-
-
-def score(m, data, networks, judge, people, prompts, guidance, steps):
-    kept, crops, photo, other = portraits(data, networks, people)
-    words, empty = m.identity(crops), m.context("")
-    real, _ = rank(other, np.ones(len(kept), bool), photo)
-    result = {"people": len(kept), "portraits_without_face": len(people) - len(kept), "guidance": guidance, "steps": steps,
-              "rank1_of_other_drawings": real, "prompts": {}}
-    pictures = {}
+def score(words, photo, prompts, workers, edit_people, batch=10):
+    """({prompt: figures}, {prompt: pictures})."""
+    noise, tasks = sample.noise_for(len(words), SEED), []
     for name, template in prompts.items():
-        x = pictures[name] = generate(m, template, words, empty, guidance, steps)
-        vectors, found = embed_all(networks, x)
+        n = len(words) if name == "plain" else min(edit_people, len(words))
+        tasks += [(name, template, i, words[i:min(i + batch, n)], noise[i:min(i + batch, n)]) for i in range(0, n, batch)]
+    if workers > 1:  # forked after loading: the models are shared
+        with mp.get_context("fork").Pool(workers, initializer=os.setsid) as pool:
+            parts = list(pool.imap_unordered(judge_part, tasks))
+    else:
+        parts = [judge_part(t) for t in tasks]
+    figures, pictures = {}, {}
+    for name, template in prompts.items():
+        mine = sorted((p for p in parts if p[0] == name), key=lambda p: p[1])
+        x, vectors, found, said = (np.concatenate([p[i] for p in mine]) for i in (2, 3, 4, 5))
         rank1, cosine = rank(vectors, found, photo)
-        with torch.no_grad():
-            said = judge(train_judge.prepare(x)).argmax(1).numpy()
-        result["prompts"][name] = {"template": template.replace("{}", "S*"), "rank1": rank1, "cosine": cosine, "faces_found": float(found.mean()),
-                                   "obeyed": float((said == train_judge.CLASSES.index(name)).mean())}
-        print(name, result["prompts"][name], flush=True)
-    edits = [v["obeyed"] for k, v in result["prompts"].items() if k != "plain"]
-    result["obeyed_mean_of_edits"] = float(np.mean(edits)) if edits else None
-    return result, kept, pictures
+        pictures[name] = x
+        figures[name] = {"template": template.replace("{}", "S*"), "people": len(x), "rank1": rank1, "cosine": cosine,
+                         "faces_found": float(found.mean()), "obeyed": float((said == train_judge.CLASSES.index(name)).mean())}
+        print(name, figures[name], flush=True)
+    return figures, pictures
 
 
 def sheet(data, kept, pictures, path, rows=6):
@@ -149,22 +159,22 @@ def main():
     a.add_argument("--guidance", type=float, default=sample.GUIDANCE)
     a.add_argument("--steps", type=int, default=sample.STEPS)
     a.add_argument("--people", type=int, default=100)
-    a.add_argument("--plain-only", action="store_true")
+    a.add_argument("--edit-people", type=int, default=100, help="how many of them are drawn for the edits too")
+    a.add_argument("--workers", type=int, default=2)
+    a.add_argument("--plain-only", action="store_true", help="no files written")
     a.add_argument("--validation", action="store_true", help="validation people instead of unseen ones, and no files written")
     a = a.parse_args()
-    people = list(dataset.VALIDATION if a.validation else dataset.UNSEEN)
     judge, saved = train_judge.build().eval(), common.load(f"{a.ckpt}/judge.pt")
     judge.load_state_dict(saved["judge"])
-    data, networks = dataset.images(a.data), chain.Networks()
-    # exactly `people` people whose portrait shows a face to the detector
-    found = []
-    for p in people:
-        if len(found) < a.people and chain.faces(networks, data[p, 0]) and chain.faces(networks, data[p, 1]):
-            found.append(p)
+    data, networks, m = dataset.images(a.data), chain.Networks(), Miniature(a.model)
+    searched, kept, crops, photo, other = portraits(data, networks, dataset.VALIDATION if a.validation else dataset.UNSEEN, a.people)
+    STATE.update(m=m, networks=networks, judge=judge, empty=m.context(""), steps=a.steps, guidance=a.guidance)
     prompts = {"plain": language.PLAIN_PROMPT, **({} if a.plain_only else language.EDITS)}
-    result, kept, pictures = score(Miniature(a.model), data, networks, judge, found, prompts, a.guidance, a.steps)
-    result["judge_held_out_accuracy"] = saved["held_out"]
-    result["searched_portraits"], result["portraits_without_face"] = people.index(found[-1]) + 1, people.index(found[-1]) + 1 - len(found)
+    figures, pictures = score(m.identity(crops), photo, prompts, a.workers, a.edit_people)
+    edits = [v["obeyed"] for k, v in figures.items() if k != "plain"]
+    result = {"people": len(kept), "portraits_searched": searched, "portraits_without_face": searched - len(kept), "guidance": a.guidance,
+              "steps": a.steps, "rank1_of_other_drawings": rank(other, np.ones(len(kept), bool), photo)[0],
+              "judge_held_out_accuracy": saved["held_out"], "obeyed_mean_of_edits": float(np.mean(edits)) if edits else None, "prompts": figures}
     print(json.dumps(result, indent=2))
     if not (a.validation or a.plain_only):
         sheet(data, kept, pictures, Path(a.model) / "sheet.png")

@@ -22,7 +22,7 @@ from preview import load_base, load_vit
 from projector import Projector
 from train_base import Pictures, noised
 
-VIEWS = ["plain0", "plain1", "smile", "glasses"]  # jittered, so that no two crops are alike
+VIEWS = ["plain0", "plain1", "smile"]  # jittered, so that no two crops are alike
 NORM = 1e-4
 
 
@@ -44,9 +44,18 @@ def view_features(data_dir, vit, people, seed):
     return out
 
 
-def regress(projector, v, target, steps=2000, size=256, lr=2e-3, log=None):
-    """Stage 1 on cached features."""
-    opt, scale = torch.optim.AdamW(projector.parameters(), lr=lr, weight_decay=0.05), target.std()
+@torch.no_grad()
+def unexplained(projector, w, wanted):
+    """Share of the words' variance over other people that the projector misses (1 is what the mean word would miss)."""
+    seen = ~torch.isnan(w[:, 0, 0])
+    miss = torch.stack([(projector(w[seen, i].float()) - wanted[seen]).square().mean() for i in range(w.shape[1])]).mean()
+    return float(miss / (wanted[seen] - wanted[seen].mean(0)).square().mean())
+
+
+def regress(projector, v, target, w, wanted, log, steps=2000, size=256, lr=1e-3):
+    """Stage 1 on cached features; leaves the weights that did best on the validation people `w`, `wanted`."""
+    opt, scale = torch.optim.AdamW(projector.parameters(), lr=lr, weight_decay=0.1), target.std()
+    best, kept = float("inf"), None
     known = torch.nonzero(~torch.isnan(v[:, 0, 0])).squeeze(1)
     for step in range(steps):
         for group in opt.param_groups:
@@ -57,8 +66,15 @@ def regress(projector, v, target, steps=2000, size=256, lr=2e-3, log=None):
         opt.zero_grad()
         loss.backward()
         opt.step()
-        if step % 500 == 499:
-            log(part="projector", stage=1, step=step + 1, loss=float(loss.detach()))
+        if step % 100 == 99:
+            miss = unexplained(projector, w, wanted)
+            log(part="projector", stage=1, step=step + 1, loss=float(loss.detach()), unexplained=miss)
+            if miss < best:
+                best, kept = miss, {k: x.clone() for k, x in projector.state_dict().items()}
+            elif miss > 1.05 * best:
+                break
+    projector.load_state_dict(kept)
+    return best
 
 
 def refine(projector, model, v, pictures, minutes, log, size=32, lr=2e-4):
@@ -105,11 +121,8 @@ def train(data_dir, ckpt, minutes, every=1):
     with torch.no_grad():
         target, wanted = model.look(codes[people]), model.look(codes[held])
     projector = Projector()
-    regress(projector, v, target, log=log)
-    with torch.no_grad():
-        seen = ~torch.isnan(w[:, 0, 0])
-        error = (projector(w[seen, 0].float()) - wanted[seen]).square().mean() / (wanted[seen] - wanted[seen].mean(0)).square().mean()
-    log(part="projector", stage=1, unexplained_on_validation=float(error))
+    best = regress(projector, v, target, w, wanted, log)
+    log(part="projector", stage=1, unexplained_on_validation=best)
     first = {k: x.clone() for k, x in projector.state_dict().items()}
     common.save(f"{ckpt}/projector.pt", projector=first, stage1=first)
     if minutes > 0:
