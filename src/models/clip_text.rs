@@ -78,10 +78,7 @@ impl ClipTextConfig {
             ("max_position_embeddings", config.max_position_embeddings, WIDTH),
             ("projection_dim", config.projection_dim, WIDTH),
         ])?;
-        let heads = config.num_attention_heads;
-        json.ensure(config.hidden_size.is_multiple_of(heads), || {
-            format!("hidden_size {} does not split into {heads} heads", config.hidden_size)
-        })?;
+        json.splits_into_heads(config.hidden_size, config.num_attention_heads)?;
         Ok(config)
     }
 }

@@ -93,6 +93,11 @@ impl<'a> ConfigFile<'a> {
         Ok(())
     }
 
+    /// Fails unless `hidden_size` is a multiple of the number of heads.
+    pub(crate) fn splits_into_heads(&self, hidden_size: usize, heads: usize) -> Result<()> {
+        self.ensure(hidden_size.is_multiple_of(heads), || format!("hidden_size {hidden_size} does not split into {heads} heads"))
+    }
+
     /// An error of this file.
     pub(crate) fn error(&self, what: impl Into<String>) -> Error {
         Error::config(self.file, what)

@@ -128,10 +128,8 @@ impl VitConfig {
             ("num_attention_heads", config.num_attention_heads, WIDTH),
             ("embedding_size", config.embedding_size, WIDTH),
         ])?;
-        let (heads, blocks) = (config.num_attention_heads, config.num_hidden_layers);
-        json.ensure(config.hidden_size.is_multiple_of(heads), || {
-            format!("hidden_size {} does not split into {heads} heads", config.hidden_size)
-        })?;
+        json.splits_into_heads(config.hidden_size, config.num_attention_heads)?;
+        let blocks = config.num_hidden_layers;
         let taps_fit =
             !config.tap_layers.is_empty() && config.tap_layers.is_sorted() && config.tap_layers.iter().all(|&t| (1..=blocks).contains(&t));
         json.ensure(taps_fit, || format!("tap_layers is {:?}; expected rising numbers from 1 to {blocks}", config.tap_layers))?;
