@@ -253,3 +253,40 @@ fn epilogues(t: DType) -> Vec<Case> {
     cases.push(Case::new("activation after the residual", with(Silu, 1), residual));
     cases
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::AnyOp;
+    use super::super::rejects::{assert_rejects, bf16, f32, i32};
+    use super::*;
+
+    #[test]
+    fn bad_inputs_are_refused() {
+        let same = AnyOp::from(Conv2d::same(1));
+        let with = |change: &dyn Fn(&mut Conv2d)| {
+            let mut op = Conv2d::same(1);
+            change(&mut op);
+            AnyOp::from(op)
+        };
+        let (x, w) = (f32([2, 5, 6, 4]), f32([8, 3, 3, 4]));
+        assert_rejects(vec![
+            (same.clone(), vec![], "input 0 (x) is missing"),
+            (same.clone(), vec![x], "input 1 (weight) is missing"),
+            (same.clone(), vec![i32([2, 5, 6, 4]), w], "expected floating point"),
+            (same.clone(), vec![f32([5, 6, 4]), w], "expected [B,H,W,C]"),
+            (same.clone(), vec![x, f32([8, 36])], "expected [O,kh,kw,I]"),
+            (same.clone(), vec![x, f32([8, 3, 3, 2])], "takes 2 channels in each of 1 groups"),
+            (with(&|op| op.groups = 3), vec![x, w], "3 groups do not divide"),
+            (with(&|op| op.groups = 0), vec![x, w], "0 groups do not divide"),
+            (with(&|op| op.stride = 0), vec![x, w], "stride is 0"),
+            (with(&|op| op.padding = [0; 4]), vec![f32([2, 2, 6, 4]), w], "larger than the padded image"),
+            (same.clone(), vec![x, w, f32([4])], "bias is f32[4], expected shape [8]"),
+            (same.clone(), vec![x, w, bf16([8])], "bias is bf16[8], expected f32"),
+            (same.clone(), vec![x, w, None, f32([1, 8])], "row_bias is f32[1,8], expected shape [2,8]"),
+            (same.clone(), vec![x, w, None, None, x], "expected shape [2,5,6,8]"),
+            (same.clone(), vec![x, w, None, None, None, f32([8])], "slope goes with PReLU"),
+            (with(&|op| op.act = Activation::PRelu), vec![x, w], "slope goes with PReLU"),
+            (same, vec![x, w, None, None, None, None, x], "at most 6 inputs"),
+        ]);
+    }
+}

@@ -169,3 +169,29 @@ fn epilogues(t: DType) -> Vec<Case> {
     cases.push(Case::new("gated, two slices", Linear::geglu(), vec![normal(t, [13, 1100]), normal(t, [96, 1100]), vector(96)]));
     cases
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::AnyOp;
+    use super::super::rejects::{assert_rejects, bf16, f32, i32};
+    use super::*;
+
+    #[test]
+    fn bad_inputs_are_refused() {
+        let plain = AnyOp::from(Linear::plain());
+        assert_rejects(vec![
+            (plain.clone(), vec![], "input 0 (x) is missing"),
+            (plain.clone(), vec![f32([4, 8])], "input 1 (weight) is missing"),
+            (plain.clone(), vec![i32([4, 8]), f32([3, 8])], "expected floating point"),
+            (plain.clone(), vec![f32([4, 8]), f32([3, 2, 4])], "expected [N, K]"),
+            (plain.clone(), vec![f32([4, 7]), f32([3, 8])], "takes 8 features"),
+            (plain.clone(), vec![f32([4, 8]), f32([3, 8]), f32([4])], "bias is f32[4], expected shape [3]"),
+            (plain.clone(), vec![f32([4, 8]), f32([3, 8]), bf16([3])], "bias is bf16[3], expected f32"),
+            (plain.clone(), vec![f32([4, 8]), f32([3, 8]), None, f32([4, 4])], "residual is f32[4,4], expected shape [4,3]"),
+            (plain.clone(), vec![f32([4, 8]), f32([3, 8]), None, bf16([4, 3])], "residual is bf16[4,3], expected f32"),
+            (plain, vec![f32([4, 8]), f32([3, 8]), None, None, f32([3])], "at most 4 inputs"),
+            (Linear::geglu().into(), vec![f32([4, 8]), f32([3, 8])], "even number of rows"),
+            (Linear::with(Activation::PRelu).into(), vec![f32([4, 8]), f32([3, 8])], "PReLU is not an activation of linear layers"),
+        ]);
+    }
+}
