@@ -1,0 +1,18 @@
+//! A CUDA device on the CPU: it executes the PTX that a compiler really emits, one warp instruction at a time, refuses what a GPU would
+//! let pass, and counts what a kernel asks of the machine.
+//!
+//! [`Module::parse`] turns PTX into bytecode, [`Module::load`] gives its variables memory, [`run`] executes one grid.
+
+mod counters;
+mod device;
+mod fault;
+mod machine;
+mod memory;
+mod ptx;
+
+pub use counters::Counters;
+pub use device::DeviceModel;
+pub use fault::{Fault, FaultKind};
+pub use machine::{Launch, run};
+pub use memory::Memory;
+pub use ptx::{Entry, Module, Param, Variable};
