@@ -1,0 +1,99 @@
+// Where the operands of a matrix product come from: each thread brings COUNT chunks of 8 neighbours along k into a tile.
+// A source gives the chunk of each of its thread's rows at the thread's current k, or single values where rows are not aligned.
+#pragma once
+#include "tile.cuh"
+
+/// 8 values of memory, or none (then they count as zero).
+template <typename V> struct Chunk {
+    const V *at;
+    bool valid;
+};
+
+/// Rows of a matrix that is contiguous along k. The rows beyond its end repeat the last one: what they make is not stored.
+template <typename V, int COUNT> struct RowSource {
+    typedef V Value;
+    const V *base;
+    u32 start[COUNT];
+    u32 k, k_end;
+
+    template <class ROW> __forceinline__ RowSource(const V *base, u32 pitch, u32 k, u32 k_end, ROW row_of) : base(base), k(k), k_end(k_end) {
+#pragma unroll
+        for (int i = 0; i < COUNT; i++) start[i] = row_of(i) * pitch;
+    }
+
+    __forceinline__ Chunk<V> chunk(int i) const {
+        bool valid = k < k_end;
+        return {base + start[i] + (valid ? k : 0), valid};
+    }
+
+    __forceinline__ Chunk<V> value(int i, u32 e) const {
+        bool valid = k + e < k_end;
+        return {base + start[i] + (valid ? k + e : 0), valid};
+    }
+
+    __forceinline__ void advance(u32 step) { k += step; }
+};
+
+/// Rows of the transposed matrix: k runs down the rows of memory, chunks lie along them. For tiles [k][m].
+template <typename V, int COUNT> struct ColumnSource {
+    typedef V Value;
+    const V *base;
+    u32 pitch, k, k_step, k_end, column, columns;
+
+    /// The thread brings rows k, k + k_step, ... of the 8 columns from `column`.
+    __forceinline__ ColumnSource(const V *base, u32 pitch, u32 k, u32 k_step, u32 k_end, u32 column, u32 columns)
+        : base(base), pitch(pitch), k(k), k_step(k_step), k_end(k_end), column(column), columns(columns) {}
+
+    __forceinline__ Chunk<V> chunk(int i) const { return value(i, 0); }
+
+    __forceinline__ Chunk<V> value(int i, u32 e) const {
+        u32 row = k + i * k_step;
+        bool valid = row < k_end && column + e < columns;
+        return {base + (valid ? u64(row) * pitch + column + e : 0), valid};
+    }
+
+    __forceinline__ void advance(u32 step) { k += step; }
+};
+
+/// Brings chunks of a source into tiles of shared memory. Aligned: every chunk starts at a multiple of 16 bytes.
+template <class TILE, class SOURCE, int THREADS, bool Aligned> struct Filler {
+    typedef typename SOURCE::Value Value;
+    enum { STEP = THREADS / TILE::CHUNKS, COUNT = TILE::ROWS / STEP };
+    static_assert(THREADS % TILE::CHUNKS == 0 && TILE::ROWS % STEP == 0 && STEP % 8 == 0, "each thread has the same chunk of its rows");
+    SOURCE source;
+    u32 place;
+
+    __forceinline__ explicit Filler(SOURCE source) : source(source), place(TILE::at(row(), chunk())) {}
+
+    /// The first row that this thread fills; the others follow in steps of STEP.
+    static __forceinline__ u32 row() { return threadIdx.x / TILE::CHUNKS; }
+    static __forceinline__ u32 chunk() { return threadIdx.x % TILE::CHUNKS; }
+
+    /// Starts filling the tile at `shared + offset` and moves the source on by `depth` along k.
+    __forceinline__ void fill(u8 *shared, u32 offset, u32 depth) {
+#pragma unroll
+        for (int i = 0; i < COUNT; i++) {
+            u32 to = offset + place + i * STEP * TILE::ROW_BYTES;
+            if constexpr (Aligned) {
+                Chunk<Value> c = source.chunk(i);
+                ptx::cp_async_16(ptx::shared_address(shared) + to, c.at, c.valid ? 16 : 0);
+            } else {
+                *reinterpret_cast<uint4 *>(shared + to) = gather(i);
+            }
+        }
+        source.advance(depth);
+    }
+
+private:
+    __forceinline__ uint4 gather(int i) const {
+        u32 words[4];
+#pragma unroll
+        for (int w = 0; w < 4; w++) words[w] = bits(i, 2 * w) | bits(i, 2 * w + 1) << 16;
+        return make_uint4(words[0], words[1], words[2], words[3]);
+    }
+
+    __forceinline__ u32 bits(int i, u32 e) const {
+        Chunk<Value> c = source.value(i, e);
+        return c.valid ? c.at->bits : 0;
+    }
+};

@@ -1,0 +1,79 @@
+// The windows of a convolution as rows of a matrix that is never stored: row (image, oy, ox), k = (ky, kx, channel).
+#pragma once
+#include "source.cuh"
+
+/// What a convolution reads. `resized` is the size after the nearest-neighbour resize, `height` and `width` are those of memory.
+struct Geometry {
+    u32 height, width, channels;
+    u32 resized_height, resized_width;
+    u32 kernel_width, stride;
+    i32 top, left;
+    u32 out_height, out_width;
+};
+
+enum Resize { RESIZE_NONE, RESIZE_DOUBLE, RESIZE_ANY };
+
+/// COUNT windows of one thread. Taps change rarely: offsets are computed when they do, in between k only moves along channels.
+template <typename V, int COUNT, int Mode> struct WindowSource {
+    typedef V Value;
+    const V *base;
+    const Geometry g;
+    u32 image[COUNT];  // first pixel of the row's image in memory
+    u32 corner[COUNT]; // y and x of the window's corner in the resized image, 16 bits each, signed
+    u32 start[COUNT];  // of the current tap
+    u32 inside;        // bit i: the current tap of window i lies in the image
+    u32 k, k_end, channel;
+
+    template <class ROW> __forceinline__ WindowSource(const V *base, const Geometry &g, u32 k, u32 k_end, ROW row_of) : base(base), g(g), k(k), k_end(k_end) {
+#pragma unroll
+        for (int i = 0; i < COUNT; i++) {
+            u32 row = row_of(i), pixels = g.out_height * g.out_width;
+            u32 b = row / pixels, pixel = row % pixels, oy = pixel / g.out_width, ox = pixel % g.out_width;
+            image[i] = b * g.height * g.width;
+            i32 y = i32(oy * g.stride) - g.top, x = i32(ox * g.stride) - g.left;
+            corner[i] = u32(y) << 16 | (u32(x) & 0xffff);
+        }
+        seek();
+    }
+
+    __forceinline__ Chunk<V> chunk(int i) const {
+        bool valid = k < k_end && (inside >> i & 1);
+        return {base + (valid ? start[i] + channel : 0), valid};
+    }
+
+    __forceinline__ Chunk<V> value(int i, u32 e) const {
+        u32 at = k + e, tap = at / g.channels, pixel;
+        bool valid = locate(i, tap / g.kernel_width, tap % g.kernel_width, pixel) && at < k_end;
+        return {base + (valid ? pixel * g.channels + at % g.channels : 0), valid};
+    }
+
+    __forceinline__ void advance(u32 step) {
+        k += step;
+        channel += step;
+        if (channel >= g.channels) seek();
+    }
+
+private:
+    /// Finds tap and channel of k.
+    __forceinline__ void seek() {
+        u32 tap = k / g.channels, ky = tap / g.kernel_width, kx = tap % g.kernel_width;
+        channel = k % g.channels;
+        inside = 0;
+#pragma unroll
+        for (int i = 0; i < COUNT; i++) {
+            u32 pixel;
+            if (locate(i, ky, kx, pixel)) inside |= 1u << i;
+            start[i] = pixel * g.channels;
+        }
+    }
+
+    /// The pixel of memory under a tap of window i; false where that is padding.
+    __forceinline__ bool locate(int i, u32 ky, u32 kx, u32 &pixel) const {
+        u32 y = u32(i32(corner[i]) >> 16) + ky, x = u32(i32(corner[i] << 16) >> 16) + kx;
+        bool valid = y < g.resized_height && x < g.resized_width;
+        if constexpr (Mode == RESIZE_DOUBLE) y /= 2, x /= 2;
+        if constexpr (Mode == RESIZE_ANY) y = y * g.height / g.resized_height, x = x * g.width / g.resized_width;
+        pixel = image[i] + y * g.width + x;
+        return valid;
+    }
+};
