@@ -1,6 +1,15 @@
 //! Where graphs run.
 
 pub mod cpu;
+mod launch;
+pub(crate) mod params;
+
+#[allow(unused_imports)] // until the first kernel is written
+pub(crate) use launch::kernel_file;
+pub use launch::{Arch, HEADERS, KernelFile, KernelKey, Launch, Lowered, kernel_type};
+#[allow(unused_imports)] // until the first kernel is written
+pub(crate) use params::kernel_params;
+pub use params::{FieldKind, FieldValue, Params, ParamsLayout, Slot};
 
 use crate::{Error, Result};
 use cpu::Cpu;
@@ -48,23 +57,4 @@ fn no_cuda(device: &str) -> Error {
     let found = if driver { "an NVIDIA driver is installed here" } else { "no NVIDIA driver is installed here" };
     let what = format!("this version computes on the processor only; the CUDA path comes with a later one ({found}). Use --device cpu");
     Error::Device { device: device.to_owned(), what }
-}
-
-/// Compute capability of a CUDA device times ten: 80, 86, 89, 90.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Arch(pub u32);
-
-/// One CUDA kernel launch, as pure data.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Launch {
-    /// Kernel file stem and entry, with its specialisation.
-    pub kernel: String,
-    /// Blocks in x, y, z.
-    pub grid: [u32; 3],
-    /// Threads in x, y, z.
-    pub block: [u32; 3],
-    /// Dynamic shared memory in bytes.
-    pub shared: u32,
-    /// The parameter struct, passed by value.
-    pub params: Vec<u8>,
 }

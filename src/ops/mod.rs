@@ -15,7 +15,7 @@ pub(crate) use host::unsupported;
 pub use host::{HostArray, HostIn, HostIo, HostOut, Ins};
 
 use crate::device::cpu::PackSpec;
-use crate::device::{Arch, Launch};
+use crate::device::{Arch, Lowered};
 use crate::{Error, Result, Ty};
 use std::fmt::Debug;
 
@@ -40,7 +40,11 @@ pub trait Op: Clone + PartialEq + Debug + Into<AnyOp> {
     }
 
     /// CUDA launches of this operation: pure data, no allocation, no synchronisation.
-    fn lower(&self, _ins: &[Option<Ty>], _arch: Arch) -> Result<Vec<Launch>> {
+    /// The types are those of [`Op::infer`]; whatever varies from run to run is read from an input.
+    fn lower(&self, _ins: &[Option<Ty>], _outs: &[Ty], _arch: Arch) -> Result<Lowered> {
+        if self.is_view() {
+            return Ok(Lowered::default());
+        }
         Err(op_error::<Self>("has no CUDA lowering yet; run it on --device cpu"))
     }
 
@@ -150,8 +154,8 @@ macro_rules! ops {
                 match self { $(Self::$name(op) => op.packing(input, ins)),* }
             }
             /// [`Op::lower`].
-            pub fn lower(&self, ins: &[Option<Ty>], arch: Arch) -> Result<Vec<Launch>> {
-                match self { $(Self::$name(op) => op.lower(ins, arch)),* }
+            pub fn lower(&self, ins: &[Option<Ty>], outs: &[Ty], arch: Arch) -> Result<Lowered> {
+                match self { $(Self::$name(op) => op.lower(ins, outs, arch)),* }
             }
             /// [`Op::is_view`].
             pub fn is_view(&self) -> bool { match self { $(Self::$name(op) => op.is_view()),* } }

@@ -1,0 +1,256 @@
+//! Parameter structs of kernels: declared once in Rust, packed as C lays them out.
+
+use std::fmt::Write;
+
+/// What an address in a parameter struct points to. The runtime puts the device address there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Slot {
+    /// The null address: an optional tensor that is absent.
+    Null,
+    /// An input of the operation, in the order of its `infer`.
+    In(usize),
+    /// An output of the operation.
+    Out(usize),
+    /// The operation's workspace, this many bytes from its start.
+    Scratch(u64),
+    /// An input, this many bytes from its start; see [`Slot::at`].
+    InAt(usize, u64),
+    /// An output, this many bytes from its start; see [`Slot::at`].
+    OutAt(usize, u64),
+}
+
+impl Slot {
+    /// The same `bytes` further on.
+    #[must_use]
+    pub fn at(self, bytes: u64) -> Self {
+        match self {
+            Self::Null => Self::Null,
+            Self::In(index) => Self::InAt(index, bytes),
+            Self::Out(index) => Self::OutAt(index, bytes),
+            Self::Scratch(start) => Self::Scratch(start + bytes),
+            Self::InAt(index, start) => Self::InAt(index, start + bytes),
+            Self::OutAt(index, start) => Self::OutAt(index, start + bytes),
+        }
+    }
+
+    /// The input at `index` if it is there, else null.
+    pub fn optional<T>(ins: &[Option<T>], index: usize) -> Self {
+        if ins.get(index).is_some_and(Option::is_some) { Self::In(index) } else { Self::Null }
+    }
+}
+
+/// A packed parameter struct: the bytes of C's layout, with zeros where addresses go.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Params {
+    /// All bytes, padding included.
+    pub bytes: Vec<u8>,
+    /// Offsets in `bytes` of the 8-byte addresses, and what each points to.
+    pub pointers: Vec<(usize, Slot)>,
+}
+
+/// Type of one field.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FieldKind {
+    /// A device address.
+    Address,
+    /// Unsigned, 32 bits.
+    U32,
+    /// Signed, 32 bits.
+    I32,
+    /// Unsigned, 64 bits.
+    U64,
+    /// Floating point, 32 bits.
+    F32,
+}
+
+impl FieldKind {
+    /// Size in bytes, which is its alignment too.
+    pub const fn size(self) -> usize {
+        match self {
+            Self::Address | Self::U64 => 8,
+            Self::U32 | Self::I32 | Self::F32 => 4,
+        }
+    }
+
+    fn c_name(self) -> &'static str {
+        match self {
+            Self::Address => "Address",
+            Self::U32 => "unsigned int",
+            Self::I32 => "int",
+            Self::U64 => "unsigned long long",
+            Self::F32 => "float",
+        }
+    }
+}
+
+/// Name and fields of a parameter struct, in their order.
+#[derive(Debug, PartialEq, Eq)]
+pub struct ParamsLayout {
+    /// The struct's name, the same in Rust and in C.
+    pub name: &'static str,
+    /// Names and types of the fields.
+    pub fields: &'static [(&'static str, FieldKind)],
+}
+
+impl ParamsLayout {
+    /// Offset of each field in bytes, with natural alignment.
+    pub fn offsets(&self) -> Vec<usize> {
+        let mut end = 0;
+        let place = |&(_, kind): &(&str, FieldKind)| {
+            let start = usize::next_multiple_of(end, kind.size());
+            end = start + kind.size();
+            start
+        };
+        self.fields.iter().map(place).collect()
+    }
+
+    /// Size in bytes, with the padding at the end.
+    pub fn size(&self) -> usize {
+        let end = self.fields.iter().fold(0, |end: usize, (_, kind)| end.next_multiple_of(kind.size()) + kind.size());
+        let align = self.fields.iter().map(|(_, kind)| kind.size()).max().unwrap_or(1);
+        end.next_multiple_of(align)
+    }
+
+    /// The C declaration, with assertions that the compiler lays it out as [`ParamsLayout::offsets`] says.
+    pub fn c_declaration(&self) -> String {
+        let mut text = format!("struct {} {{\n", self.name);
+        for (name, kind) in self.fields {
+            let _ = writeln!(text, "    {} {name};", kind.c_name());
+        }
+        text += "};\n";
+        let _ = writeln!(text, "static_assert(sizeof({}) == {}, \"size\");", self.name, self.size());
+        for ((name, _), offset) in self.fields.iter().zip(self.offsets()) {
+            let _ = writeln!(text, "static_assert(__builtin_offsetof({}, {name}) == {offset}, \"{name}\");", self.name);
+        }
+        text
+    }
+
+    /// Puts values, one for each field, where C expects them.
+    pub fn pack(&self, values: &[FieldValue]) -> Params {
+        let mut params = Params { bytes: vec![0; self.size()], pointers: Vec::new() };
+        for (offset, value) in self.offsets().into_iter().zip(values) {
+            let mut put = |bytes: &[u8]| params.bytes[offset..offset + bytes.len()].copy_from_slice(bytes);
+            match *value {
+                FieldValue::Address(slot) => params.pointers.push((offset, slot)),
+                FieldValue::U32(x) => put(&x.to_le_bytes()),
+                FieldValue::I32(x) => put(&x.to_le_bytes()),
+                FieldValue::U64(x) => put(&x.to_le_bytes()),
+                FieldValue::F32(x) => put(&x.to_le_bytes()),
+            }
+        }
+        params
+    }
+}
+
+/// Value of one field.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum FieldValue {
+    /// A device address, not known yet.
+    Address(Slot),
+    /// Unsigned, 32 bits.
+    U32(u32),
+    /// Signed, 32 bits.
+    I32(i32),
+    /// Unsigned, 64 bits.
+    U64(u64),
+    /// Floating point, 32 bits.
+    F32(f32),
+}
+
+/// Declares the parameter struct of a kernel for both sides:
+///
+/// ```text
+/// kernel_params! {
+///     /// Sizes and tensors of `cast`.
+///     pub(crate) struct CastParams { x: ptr, y: ptr, count: u32 }
+/// }
+/// ```
+///
+/// makes the Rust struct (`ptr` is a [`Slot`]; u32, i32, u64 and f32 are themselves), `CastParams::LAYOUT` for the kernel file, and
+/// `.pack()`. In the kernel a `ptr` can be assigned to a pointer of any type, and is false when null.
+macro_rules! kernel_params {
+    ($(#[$doc:meta])* $vis:vis struct $name:ident { $($field:ident : $kind:ident),* $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug)]
+        $vis struct $name { $($vis $field: $crate::device::params::kernel_params!(@type $kind)),* }
+
+        impl $name {
+            /// Names, types and places of the fields.
+            $vis const LAYOUT: $crate::device::ParamsLayout = $crate::device::ParamsLayout {
+                name: stringify!($name),
+                fields: &[$((stringify!($field), $crate::device::params::kernel_params!(@kind $kind))),*],
+            };
+
+            /// The bytes that a launch passes.
+            $vis fn pack(self) -> $crate::device::Params {
+                Self::LAYOUT.pack(&[$($crate::device::params::kernel_params!(@value $kind, self.$field)),*])
+            }
+        }
+    };
+    (@type ptr) => { $crate::device::Slot };
+    (@type $kind:ident) => { $kind };
+    (@kind ptr) => { $crate::device::FieldKind::Address };
+    (@kind u32) => { $crate::device::FieldKind::U32 };
+    (@kind i32) => { $crate::device::FieldKind::I32 };
+    (@kind u64) => { $crate::device::FieldKind::U64 };
+    (@kind f32) => { $crate::device::FieldKind::F32 };
+    (@value ptr, $value:expr) => { $crate::device::FieldValue::Address($value) };
+    (@value u32, $value:expr) => { $crate::device::FieldValue::U32($value) };
+    (@value i32, $value:expr) => { $crate::device::FieldValue::I32($value) };
+    (@value u64, $value:expr) => { $crate::device::FieldValue::U64($value) };
+    (@value f32, $value:expr) => { $crate::device::FieldValue::F32($value) };
+}
+#[allow(unused_imports)] // until the first kernel is written
+pub(crate) use kernel_params;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    kernel_params! {
+        /// One field of each kind, with holes between them.
+        struct MixedParams { rows: u32, x: ptr, eps: f32, seed: u64, shift: i32, y: ptr, last: u32 }
+    }
+
+    #[test]
+    fn fields_lie_where_c_puts_them() {
+        assert_eq!(MixedParams::LAYOUT.offsets(), [0, 8, 16, 24, 32, 40, 48]);
+        assert_eq!(MixedParams::LAYOUT.size(), 56);
+        let seed = 0x0102_0304_0506_0708;
+        let mixed = MixedParams { rows: 7, x: Slot::In(2), eps: 0.5, seed, shift: -1, y: Slot::Out(0).at(64), last: 9 };
+        let params = mixed.pack();
+        assert_eq!(params.pointers, [(8, Slot::In(2)), (40, Slot::OutAt(0, 64))]);
+        assert_eq!(params.bytes[..4], [7, 0, 0, 0]);
+        assert_eq!(params.bytes[16..20], 0.5f32.to_le_bytes());
+        assert_eq!(params.bytes[24..32], [8, 7, 6, 5, 4, 3, 2, 1]);
+        assert_eq!(params.bytes[32..36], [0xff; 4]);
+        assert_eq!((params.bytes[48], params.bytes.len()), (9, 56));
+    }
+
+    /// The same struct, laid out by a C compiler's rules as rustc implements them.
+    #[test]
+    fn the_size_is_that_of_repr_c() {
+        #[repr(C)]
+        struct Mixed(u32, u64, f32, u64, i32, u64, u32);
+        assert_eq!(MixedParams::LAYOUT.size(), size_of::<Mixed>());
+        kernel_params! { struct Narrow { a: u32, b: f32, c: i32 } }
+        assert_eq!(Narrow::LAYOUT.size(), 12);
+        assert_eq!(Narrow { a: 1, b: 2.0, c: 3 }.pack().pointers, []);
+    }
+
+    #[test]
+    fn the_c_side_is_declared_and_checked() {
+        let text = MixedParams::LAYOUT.c_declaration();
+        assert!(text.starts_with("struct MixedParams {\n    unsigned int rows;\n    Address x;\n    float eps;\n"), "{text}");
+        assert!(text.contains("sizeof(MixedParams) == 56") && text.contains("__builtin_offsetof(MixedParams, last) == 48"));
+    }
+
+    #[test]
+    fn slots_move_and_stay_null() {
+        assert_eq!(Slot::In(1).at(8).at(8), Slot::InAt(1, 16));
+        assert_eq!(Slot::Scratch(256).at(4), Slot::Scratch(260));
+        assert_eq!(Slot::Null.at(4), Slot::Null);
+        assert_eq!((Slot::optional(&[Some(1), None], 0), Slot::optional(&[Some(1), None], 1)), (Slot::In(0), Slot::Null));
+        assert_eq!(Slot::optional::<u8>(&[], 3), Slot::Null);
+    }
+}
