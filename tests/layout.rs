@@ -54,6 +54,15 @@ fn every_kernel_has_its_operation_and_its_row() {
 }
 
 #[test]
+fn kernels_can_include_every_header() {
+    let known: Vec<&str> = dreamid_engine::device::HEADERS.iter().map(|(name, _)| *name).collect();
+    for header in files("kernels/include", "cuh") {
+        let name = header.file_name().unwrap().to_string_lossy().into_owned();
+        assert!(known.contains(&name.as_str()), "kernels/include/{name} is missing from HEADERS in src/device/launch.rs");
+    }
+}
+
+#[test]
 fn rust_files_stay_readable() {
     for file in ["src", "tests", "benches"].iter().flat_map(|f| files(f, "rs")) {
         let lines = fs::read_to_string(&file).unwrap().lines().count();

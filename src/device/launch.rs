@@ -20,8 +20,14 @@ pub struct KernelFile {
     pub params: &'static [&'static ParamsLayout],
 }
 
-/// Headers that kernels may include, by name: all of `kernels/include`.
-pub const HEADERS: &[(&str, &str)] = &[];
+macro_rules! headers {
+    ($($name:literal),* $(,)?) => {
+        &[$(($name, include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/kernels/include/", $name)))),*]
+    };
+}
+
+/// Names and texts of the headers that kernels may include: all of `kernels/include`.
+pub const HEADERS: &[(&str, &str)] = headers!["act.cuh", "ptx.cuh", "types.cuh"];
 
 impl KernelFile {
     /// Text of the generated header `params.cuh`.
