@@ -168,6 +168,7 @@ pub enum FieldValue {
 ///
 /// makes the Rust struct (`ptr` is a [`Slot`]; u32, i32, u64 and f32 are themselves), `CastParams::LAYOUT` for the kernel file, and
 /// `.pack()`. In the kernel a `ptr` can be assigned to a pointer of any type, and is false when null.
+#[allow(unused_macros)] // until the first kernel is written
 macro_rules! kernel_params {
     ($(#[$doc:meta])* $vis:vis struct $name:ident { $($field:ident : $kind:ident),* $(,)? }) => {
         $(#[$doc])*
