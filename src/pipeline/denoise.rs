@@ -1,8 +1,9 @@
 //! The sampling loop: from noise to latents.
 
-use super::networks::{Networks, Places};
+use super::networks::Networks;
 use super::picture::check_finite;
 use super::{Pipeline, Steps};
+use crate::exec::Executable;
 use crate::models::graphs::StepSize;
 use crate::{Error, Result, Shape, Tensor};
 use std::time::{Duration, Instant};
@@ -12,11 +13,8 @@ pub(super) struct Denoiser<'a> {
     networks: &'a mut Networks,
     /// Sizes of a full batch.
     size: StepSize,
-    /// One row of keys and values for each half of guidance.
-    keys_values: Places,
-    coefficients: Tensor,
-    guidance: f32,
-    timesteps: Vec<usize>,
+    /// With one row of keys and values for each half of guidance.
+    constants: StepConstants,
     /// Time spent in steps so far, without loading.
     pub(super) time: Duration,
 }
@@ -32,17 +30,11 @@ impl<'a> Denoiser<'a> {
         [height, width]: [usize; 2],
     ) -> Result<Self> {
         let keys_values = networks.keys_values(context)?;
-        networks.time_tables(&steps.timesteps)?;
+        let time_tables = networks.time_tables(&steps.timesteps)?.clone();
         let guided = context.shape()[0] == 2;
-        Ok(Self {
-            networks,
-            size: StepSize { images, height, width, tokens: context.shape()[1], steps: steps.timesteps.len(), guided },
-            keys_values,
-            coefficients: Tensor::from_f32([steps.coefficients.len(), 4], steps.coefficients.as_flattened())?,
-            guidance,
-            timesteps: steps.timesteps.clone(),
-            time: Duration::ZERO,
-        })
+        let size = StepSize { images, height, width, tokens: context.shape()[1], steps: steps.timesteps.len(), guided };
+        let constants = StepConstants::new(steps, guided.then_some(guidance), keys_values, time_tables)?;
+        Ok(Self { networks, size, constants, time: Duration::ZERO })
     }
 
     /// All steps for one batch of `latents [n,h,w,4]`, n at most the size of a full batch; `on_step` is called after each.
@@ -58,25 +50,12 @@ impl<'a> Denoiser<'a> {
 
     /// Compiles the step for a batch of this size and writes everything that stays the same from step to step.
     pub(super) fn load(&mut self, size: StepSize) -> Result<()> {
-        let tables = self.networks.time_tables(&self.timesteps)?.clone();
-        let network = self.networks.step(size)?;
-        network.write("coefficients", &self.coefficients)?;
-        if size.guided {
-            network.write("guidance", &Tensor::from_f32([1], &[self.guidance])?)?;
-        }
-        for (place, values) in &self.keys_values {
-            network.write(place, &repeated(values, size.images)?)?;
-        }
-        tables.iter().try_for_each(|(place, table)| network.write(place, table))
+        self.constants.write(self.networks.step(size)?, size.images)
     }
 
     fn step(&mut self, size: StepSize, step: usize, latents: &Tensor) -> Result<Tensor> {
         let start = Instant::now();
-        let network = self.networks.step(size)?;
-        network.write("latents", latents)?;
-        network.write("step", &Tensor::from_i32([1], &[step as i32])?)?;
-        network.run()?;
-        let next = network.read("next")?;
+        let next = sampler_step(self.networks.step(size)?, step, latents)?;
         check_finite(&format!("latents after step {} of {}", step + 1, size.steps), &next.to_f32_vec())?;
         self.time += start.elapsed();
         Ok(next)
@@ -86,6 +65,42 @@ impl<'a> Denoiser<'a> {
     pub(super) fn size(&self) -> StepSize {
         self.size
     }
+}
+
+/// What stays the same in all steps of a run; written once into the graph of [`crate::models::graphs::ddim_step`].
+pub struct StepConstants {
+    places: Vec<(String, Tensor)>,
+    /// How many of `places` are keys and values: one row for each half of guidance, to be repeated for each picture.
+    keys_values: usize,
+}
+
+impl StepConstants {
+    /// From the outputs of [`crate::models::graphs::context_keys_values`] and [`crate::models::graphs::time_tables`]; without guidance there is
+    /// no unconditional half.
+    pub fn new(steps: &Steps, guidance: Option<f32>, keys_values: Vec<(String, Tensor)>, time_tables: Vec<(String, Tensor)>) -> Result<Self> {
+        let (count, mut places) = (keys_values.len(), keys_values);
+        places.extend(time_tables);
+        places.push(("coefficients".into(), Tensor::from_f32([steps.coefficients.len(), 4], steps.coefficients.as_flattened())?));
+        if let Some(guidance) = guidance {
+            places.push(("guidance".into(), Tensor::from_f32([1], &[guidance])?));
+        }
+        Ok(Self { places, keys_values: count })
+    }
+
+    /// Writes them; each row of keys and values serves `pictures` pictures.
+    pub fn write(&self, step: &mut Executable, pictures: usize) -> Result<()> {
+        let (keys_values, others) = self.places.split_at(self.keys_values);
+        keys_values.iter().try_for_each(|(place, values)| step.write(place, &repeated(values, pictures)?))?;
+        others.iter().try_for_each(|(place, values)| step.write(place, values))
+    }
+}
+
+/// One step of the sampler, the `index`th, on latents `[B,h,w,4]`: the next latents.
+pub fn sampler_step(step: &mut Executable, index: usize, latents: &Tensor) -> Result<Tensor> {
+    step.write("latents", latents)?;
+    step.write("step", &Tensor::from_i32([1], &[index as i32])?)?;
+    step.run()?;
+    step.read("next")
 }
 
 impl Pipeline {

@@ -5,7 +5,7 @@ use super::networks::{compile, to_nchw};
 use super::{Outputs, Setting};
 use dreamid_engine::models::Component;
 use dreamid_engine::models::graphs::{self, StepSize};
-use dreamid_engine::pipeline::Schedule;
+use dreamid_engine::pipeline::{Schedule, StepConstants, sampler_step};
 use dreamid_engine::{Result, Tensor};
 
 pub(super) fn ddim(setting: &Setting<'_>, inputs: &mut Inputs, steps: usize, guidance: f32) -> Result<Outputs> {
@@ -25,21 +25,11 @@ pub(super) fn ddim(setting: &Setting<'_>, inputs: &mut Inputs, steps: usize, gui
     let mut step = compile(setting, &unet, graphs::ddim_step(&config, setting.dtype, size)?)?;
 
     let timesteps: Vec<f32> = schedule.timesteps.iter().map(|&t| t as f32).collect();
-    for (place, values) in keys_values.call(&[("context", &context)])? {
-        step.write(&place, &values)?;
-    }
-    for (place, table) in tables.call(&[("timesteps", &Tensor::from_f32([steps], &timesteps)?)])? {
-        step.write(&place, &table)?;
-    }
-    step.write("coefficients", &Tensor::from_f32([steps, 4], schedule.coefficients.as_flattened())?)?;
-    if guided {
-        step.write("guidance", &Tensor::from_f32([1], &[guidance])?)?;
-    }
-    for index in 0..steps as i32 {
-        step.write("latents", &latents)?;
-        step.write("step", &Tensor::from_i32([1], &[index])?)?;
-        step.run()?;
-        latents = step.read("next")?;
+    let keys_values = keys_values.call(&[("context", &context)])?;
+    let tables = tables.call(&[("timesteps", &Tensor::from_f32([steps], &timesteps)?)])?;
+    StepConstants::new(&schedule, guided.then_some(guidance), keys_values, tables)?.write(&mut step, 1)?;
+    for index in 0..steps {
+        latents = sampler_step(&mut step, index, &latents)?;
     }
     to_nchw(vec![("final".to_owned(), latents)])
 }
