@@ -50,10 +50,10 @@ def align(image, points):
 def jittered(image, points, rng):
     """The crop with alignment errors, and other light; for training."""
     m = geometry.similarity(points + rng.normal(0, 0.5, (5, 2)), TEMPLATE)
-    angle, zoom = rng.normal(0, 0.04), np.exp(rng.normal(0, 0.04))
+    angle, zoom = rng.normal(0, 0.02), np.exp(rng.normal(0, 0.02))
     c, s = np.cos(angle) * zoom, np.sin(angle) * zoom
     turn = np.array([[c, -s], [s, c]])
     m = turn @ m
-    m[:, 2] += (np.eye(2) - turn) @ [SIZE / 2, SIZE / 2] + rng.normal(0, 2.0, 2)
+    m[:, 2] += (np.eye(2) - turn) @ [SIZE / 2, SIZE / 2] + rng.normal(0, 1.0, 2)
     crop = cv2.warpAffine(image, m, (SIZE, SIZE), flags=cv2.INTER_LINEAR).astype(np.float32)
     return np.clip((crop - 128) * rng.uniform(0.92, 1.08) + 128 + rng.normal(0, 6), 0, 255)
