@@ -1,7 +1,7 @@
 //! CLIP's text encoder (Radford et al. 2021; OpenCLIP ViT-H for SD 2.x), with pseudo-words in place of chosen tokens.
 
 use super::blocks::{CLIP_NAMES, EncoderBlock, layer_norm};
-use super::config::{ConfigFile, LAYERS, WIDTH, WORDS, activation};
+use super::config::{ConfigFile, WIDTH, WORDS, activation};
 use crate::Result;
 use crate::graph::{Builder, Value};
 use crate::ops::{Activation, Embedding, Linear};
@@ -71,14 +71,10 @@ impl ClipTextConfig {
         let config: Self = json.read()?;
         json.sizes(&[
             ("vocab_size", config.vocab_size, WORDS),
-            ("hidden_size", config.hidden_size, WIDTH),
-            ("intermediate_size", config.intermediate_size, WIDTH),
-            ("num_hidden_layers", config.num_hidden_layers, LAYERS),
-            ("num_attention_heads", config.num_attention_heads, WIDTH),
             ("max_position_embeddings", config.max_position_embeddings, WIDTH),
             ("projection_dim", config.projection_dim, WIDTH),
         ])?;
-        json.splits_into_heads(config.hidden_size, config.num_attention_heads)?;
+        json.transformer(config.hidden_size, config.intermediate_size, config.num_hidden_layers, config.num_attention_heads)?;
         Ok(config)
     }
 }

@@ -1,7 +1,7 @@
 //! CLIP's image towers (B/32, L/14, H/14): what text-alignment and image similarity are measured with.
 
 use super::blocks::{CLIP_NAMES, EncoderBlock, layer_norm, tokens};
-use super::config::{ConfigFile, LAYERS, SIDE, WIDTH, activation};
+use super::config::{ConfigFile, SIDE, WIDTH, activation};
 use crate::Result;
 use crate::graph::{Builder, Value};
 use crate::ops::{Activation, Conv2d, Linear, PrependToken, Reshape, SelectRows};
@@ -89,13 +89,9 @@ impl ClipVisionConfig {
             ("image_size", config.image_size, SIDE),
             ("patch_size", config.patch_size, config.image_size),
             ("num_channels", config.num_channels, WIDTH),
-            ("hidden_size", config.hidden_size, WIDTH),
-            ("intermediate_size", config.intermediate_size, WIDTH),
-            ("num_hidden_layers", config.num_hidden_layers, LAYERS),
-            ("num_attention_heads", config.num_attention_heads, WIDTH),
             ("projection_dim", config.projection_dim, WIDTH),
         ])?;
-        json.splits_into_heads(config.hidden_size, config.num_attention_heads)?;
+        json.transformer(config.hidden_size, config.intermediate_size, config.num_hidden_layers, config.num_attention_heads)?;
         Ok(config)
     }
 

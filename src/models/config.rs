@@ -93,8 +93,14 @@ impl<'a> ConfigFile<'a> {
         Ok(())
     }
 
-    /// Fails unless `hidden_size` is a multiple of the number of heads.
-    pub(crate) fn splits_into_heads(&self, hidden_size: usize, heads: usize) -> Result<()> {
+    /// Fails unless these sizes of a transformer are possible and its width splits into its heads.
+    pub(crate) fn transformer(&self, hidden_size: usize, intermediate_size: usize, layers: usize, heads: usize) -> Result<()> {
+        self.sizes(&[
+            ("hidden_size", hidden_size, WIDTH),
+            ("intermediate_size", intermediate_size, WIDTH),
+            ("num_hidden_layers", layers, LAYERS),
+            ("num_attention_heads", heads, WIDTH),
+        ])?;
         self.ensure(hidden_size.is_multiple_of(heads), || format!("hidden_size {hidden_size} does not split into {heads} heads"))
     }
 

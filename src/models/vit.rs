@@ -1,7 +1,7 @@
 //! The face encoder's backbone: a vision transformer (Dosovitskiy et al. 2021) that is tapped at several depths, under timm's names.
 
 use super::blocks::{After, BlockNames, EncoderBlock, concat, conv, layer_norm, linear, tokens};
-use super::config::{ConfigFile, LAYERS, SIDE, WIDTH, activation};
+use super::config::{ConfigFile, SIDE, WIDTH, activation};
 use crate::Result;
 use crate::graph::{Builder, Value};
 use crate::ops::{Activation, Add, Conv2d, MeanRows, PrependToken, Repeat, Reshape, SelectRows};
@@ -122,13 +122,9 @@ impl VitConfig {
             ("image_size", config.image_size, SIDE),
             ("patch_size", config.patch_size, config.image_size),
             ("num_channels", config.num_channels, WIDTH),
-            ("hidden_size", config.hidden_size, WIDTH),
-            ("intermediate_size", config.intermediate_size, WIDTH),
-            ("num_hidden_layers", config.num_hidden_layers, LAYERS),
-            ("num_attention_heads", config.num_attention_heads, WIDTH),
             ("embedding_size", config.embedding_size, WIDTH),
         ])?;
-        json.splits_into_heads(config.hidden_size, config.num_attention_heads)?;
+        json.transformer(config.hidden_size, config.intermediate_size, config.num_hidden_layers, config.num_attention_heads)?;
         let blocks = config.num_hidden_layers;
         let taps_fit =
             !config.tap_layers.is_empty() && config.tap_layers.is_sorted() && config.tap_layers.iter().all(|&t| (1..=blocks).contains(&t));
