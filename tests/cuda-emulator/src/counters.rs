@@ -1,7 +1,7 @@
 //! What a kernel asked of the machine.
 
 /// Counts of one launch; [`Counters::merge`] adds those of another.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Counters {
     /// Blocks that ran.
     pub blocks: u64,

@@ -5,7 +5,9 @@
 
 mod counters;
 mod device;
+mod driver;
 mod fault;
+mod install;
 mod machine;
 mod memory;
 mod ptx;
@@ -13,6 +15,7 @@ mod ptx;
 pub use counters::Counters;
 pub use device::DeviceModel;
 pub use fault::{Fault, FaultKind};
+pub use install::install;
 pub use machine::{Launch, run};
 pub use memory::Memory;
 pub use ptx::{Entry, Module, Param, Variable};
