@@ -64,6 +64,35 @@ pub enum Error {
         /// What failed and what to do instead.
         what: String,
     },
+    /// The CUDA driver refused a call, or a kernel failed.
+    #[error("device {device}: cannot {doing}: {status}; {advice}")]
+    Cuda {
+        /// `cuda:N`.
+        device: String,
+        /// What the engine was about to do; for kernels the operation and its place in the model.
+        doing: String,
+        /// The driver's answer.
+        status: crate::device::cuda::CudaStatus,
+        /// What to do instead.
+        advice: &'static str,
+    },
+    /// A device has too little memory left.
+    #[error(
+        "device {device}: out of memory: {what} needs {} MiB, {} MiB of {} MiB are free; use a smaller picture or batch, or --dtype bf16",
+        asked.div_ceil(1 << 20), free >> 20, total >> 20
+    )]
+    OutOfMemory {
+        /// `cuda:N`.
+        device: String,
+        /// What the memory is for.
+        what: String,
+        /// Bytes asked for.
+        asked: u64,
+        /// Bytes free when it was refused.
+        free: u64,
+        /// Bytes of the device.
+        total: u64,
+    },
     /// A value became NaN or infinite.
     #[error("`{at}` holds {count} values that are not finite; {advice}")]
     NonFinite {

@@ -144,8 +144,32 @@ fn the_null_device_plans_and_refuses_to_compute() {
 fn devices_are_named_with_what_to_use_instead() {
     assert_eq!(Device::parse("auto", Some(1)).unwrap().name(), "cpu");
     assert_eq!(Device::parse("null", None).unwrap().name(), "null");
-    assert!(Device::parse("cuda:0", None).unwrap_err().to_string().contains("--device cpu"));
-    assert!(Device::parse("tpu", None).unwrap_err().to_string().contains("auto, cpu or null"));
+    match Device::parse("cuda:0", None) {
+        Ok(device) => assert_eq!(device.name(), "cuda:0"),
+        Err(error) => assert!(error.to_string().contains("--device cpu"), "{error}"),
+    }
+    assert!(Device::parse("cuda:first", None).unwrap_err().to_string().contains("cuda:0 for the first"));
+    assert!(Device::parse("tpu", None).unwrap_err().to_string().contains("auto, cpu, cuda:N or null"));
+}
+
+#[test]
+fn an_output_becomes_the_next_input() {
+    let mut graph = Graph::new();
+    let mut b = Builder::new(&mut graph, DType::F32);
+    let (x, by) = (b.input("x", DType::F32, [1, 2]), b.input("by", DType::F32, [1, 2]));
+    let y = b.op(Add { act: Activation::None }, &[Some(x), Some(by)]).unwrap();
+    b.output("y", y).unwrap();
+    let mut exe = Executable::compile(graph, &Weights::random(0), &Device::cpu().unwrap()).unwrap();
+    exe.write("x", &Tensor::from_f32([1, 2], &[1.0, 2.0]).unwrap()).unwrap();
+    exe.write("by", &Tensor::from_f32([1, 2], &[10.0, 20.0]).unwrap()).unwrap();
+    for _ in 0..3 {
+        exe.run().unwrap();
+        exe.feed("y", "x").unwrap();
+    }
+    assert_eq!(exe.read("y").unwrap().to_f32_vec(), [31.0, 62.0]);
+    exe.run().unwrap();
+    assert_eq!(exe.read("y").unwrap().to_f32_vec(), [41.0, 82.0]);
+    assert!(exe.feed("y", "z").is_err() && exe.feed("z", "x").is_err());
 }
 
 /// Every operation of the UNet writes all of its output and reads nothing that was not written: poisoned memory changes no bit.
@@ -161,7 +185,7 @@ fn poisoned_memory_does_not_show() {
     for poison in [false, true] {
         let mut exe = Executable::compile(graph.clone(), &weights, &Device::cpu().unwrap()).unwrap();
         if poison {
-            exe.poison();
+            exe.poison().unwrap();
         }
         results.push(exe.call(&[("latents", &latents), ("timesteps", &timesteps), ("context", &context)]).unwrap());
     }

@@ -10,8 +10,9 @@ mod progress;
 mod run;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use dreamid_engine::device::Device;
 use dreamid_engine::device::cpu::Isa;
+use dreamid_engine::device::cuda::CudaOptions;
+use dreamid_engine::device::{Device, DeviceOptions};
 use dreamid_engine::models::ModelFolder;
 use dreamid_engine::pipeline::{Image, Selection};
 use dreamid_engine::{DType, Error, Result, embedded};
@@ -96,6 +97,12 @@ pub(crate) struct DeviceArgs {
     /// Threads of the CPU [default: one for each core]
     #[arg(long)]
     pub(crate) threads: Option<std::num::NonZeroUsize>,
+    /// CUDA: library of NVRTC, the run-time compiler [default: where the system looks for libraries]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) nvrtc: Option<PathBuf>,
+    /// CUDA: folder for compiled kernels [default: dreamid-engine/kernels in the user's cache folder]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) kernel_cache: Option<PathBuf>,
 }
 
 /// Values of `--dtype`.
@@ -110,7 +117,9 @@ pub(crate) enum Precision {
 impl DeviceArgs {
     /// Opens the device.
     pub(crate) fn open(&self) -> Result<Device> {
-        Device::parse(&self.device, self.threads.map(usize::from))
+        let cache = self.kernel_cache.clone().or_else(user_cache);
+        let cuda = CudaOptions { nvrtc: self.nvrtc.clone(), cache, ptx: false };
+        Device::open(&self.device, &DeviceOptions { threads: self.threads.map(usize::from), cuda })
     }
 
     /// The precision asked for; `auto` if none is.
@@ -119,6 +128,7 @@ impl DeviceArgs {
             Precision::Auto => Ok(auto),
             Precision::F32 => Ok(DType::F32),
             Precision::Bf16 => Ok(DType::Bf16),
+            Precision::F16 if self.device.starts_with("cuda") => Ok(DType::F16),
             Precision::F16 => {
                 let what = "the processor computes in f32 and bf16 (files in f16 are read as either); use --dtype f32 or bf16";
                 Err(Error::Device { device: "cpu".into(), what: what.into() })
@@ -132,10 +142,21 @@ impl DeviceArgs {
     }
 }
 
-/// bf16 where the processor multiplies it natively, else f32.
+/// bf16 where the device multiplies it natively, else f32.
 fn fast_dtype(device: &Device) -> DType {
-    let native = matches!(device, Device::Cpu(cpu) if cpu.isa() >= Isa::Avx512Bf16);
+    let native = match device {
+        Device::Cpu(cpu) => cpu.isa() >= Isa::Avx512Bf16,
+        Device::Cuda(_) => true,
+        Device::Null => false,
+    };
     if native { DType::Bf16 } else { DType::F32 }
+}
+
+/// Where programs of this user keep what they can make again.
+fn user_cache() -> Option<PathBuf> {
+    let folder = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+    let cache = folder("XDG_CACHE_HOME").or_else(|| folder("LOCALAPPDATA")).or_else(|| folder("HOME").map(|home| home.join(".cache")));
+    cache.map(|c| c.join("dreamid-engine").join("kernels"))
 }
 
 /// Which face of which photograph.

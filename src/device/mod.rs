@@ -1,6 +1,7 @@
 //! Where graphs run.
 
 pub mod cpu;
+pub mod cuda;
 mod launch;
 pub(crate) mod params;
 
@@ -13,6 +14,7 @@ pub use params::{FieldKind, FieldValue, Params, ParamsLayout, Slot};
 
 use crate::{Error, Result};
 use cpu::Cpu;
+use cuda::{Cuda, CudaOptions};
 use std::sync::Arc;
 
 /// A device that graphs are compiled for. Cheap to clone.
@@ -20,8 +22,19 @@ use std::sync::Arc;
 pub enum Device {
     /// The processor.
     Cpu(Arc<Cpu>),
+    /// An NVIDIA device.
+    Cuda(Arc<Cuda>),
     /// Plans and counts, computes nothing: for graphs that are too large for the machine at hand.
     Null,
+}
+
+/// How a device is opened.
+#[derive(Clone, Debug, Default)]
+pub struct DeviceOptions {
+    /// Threads of the CPU; none: one for each core.
+    pub threads: Option<usize>,
+    /// For CUDA devices.
+    pub cuda: CudaOptions,
 }
 
 impl Device {
@@ -30,31 +43,27 @@ impl Device {
         Ok(Self::Cpu(Arc::new(Cpu::new(None)?)))
     }
 
-    /// A device by name: `auto`, `cpu`, `cuda:N` or `null`. `threads` is for the CPU; none: one for each core.
+    /// [`Device::open`] with a number of threads and nothing else to say.
     pub fn parse(name: &str, threads: Option<usize>) -> Result<Self> {
+        Self::open(name, &DeviceOptions { threads, ..DeviceOptions::default() })
+    }
+
+    /// A device by name: `auto`, `cpu`, `cuda:N` or `null`. `auto` is the CPU: not every operation has its kernel yet.
+    pub fn open(name: &str, options: &DeviceOptions) -> Result<Self> {
         match name {
-            "auto" | "cpu" => Ok(Self::Cpu(Arc::new(Cpu::new(threads)?))),
+            "auto" | "cpu" => Ok(Self::Cpu(Arc::new(Cpu::new(options.threads)?))),
             "null" => Ok(Self::Null),
-            _ if name == "cuda" || name.starts_with("cuda:") => Err(no_cuda(name)),
-            _ => Err(Error::input(format!("there is no device `{name}`; use auto, cpu or null"))),
+            _ if name.starts_with("cuda") => Ok(Self::Cuda(Arc::new(Cuda::open(cuda::ordinal(name)?, &options.cuda, options.threads)?))),
+            _ => Err(Error::input(format!("there is no device `{name}`; use auto, cpu, cuda:N or null"))),
         }
     }
 
-    /// `cpu` or `null`, as [`Device::parse`] takes it.
-    pub fn name(&self) -> &'static str {
+    /// `cpu`, `cuda:N` or `null`, as [`Device::open`] takes it.
+    pub fn name(&self) -> &str {
         match self {
             Self::Cpu(_) => "cpu",
+            Self::Cuda(cuda) => cuda.name(),
             Self::Null => "null",
         }
     }
-}
-
-/// CUDA is not lowered to yet; says so, and whether a driver would be there.
-fn no_cuda(device: &str) -> Error {
-    // SAFETY: this only tries to load the driver's library by its usual names and lets go of it again. It is asked before anything
-    // else of cudarc is called, because every other call panics where the library is missing.
-    let driver = unsafe { cudarc::driver::sys::is_culib_present() };
-    let found = if driver { "an NVIDIA driver is installed here" } else { "no NVIDIA driver is installed here" };
-    let what = format!("this version computes on the processor only; the CUDA path comes with a later one ({found}). Use --device cpu");
-    Error::Device { device: device.to_owned(), what }
 }

@@ -3,6 +3,7 @@
 mod builder;
 pub mod dump;
 mod ir;
+mod lower;
 mod plan;
 #[cfg(test)]
 mod plan_tests;
@@ -10,5 +11,7 @@ mod verify;
 
 pub use builder::Builder;
 pub use ir::{Graph, Node, ParamSpec, Role, Value, ValueInfo, WeightLayout};
+pub use lower::lower;
+pub(crate) use lower::lower_node;
 pub use plan::{Place, Plan};
 pub use verify::verify;

@@ -49,6 +49,14 @@ impl Plan {
         self.places[value.index()]
     }
 
+    /// The values that have a buffer of their own: inputs and outputs.
+    pub(crate) fn buffers(&self) -> impl Iterator<Item = Value> {
+        self.places.iter().enumerate().filter_map(|(i, place)| match *place {
+            Place::Input(base) | Place::Output(base) if base.index() == i => Some(base),
+            _ => None,
+        })
+    }
+
     /// Size of the arena in bytes.
     pub fn arena_bytes(&self) -> usize {
         self.arena

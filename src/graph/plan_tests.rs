@@ -47,7 +47,7 @@ fn run(graph: Graph, plan: Plan, fill: f32) -> Vec<Vec<u8>> {
     let mut exe = Executable::with_plan(graph, plan, &Weights::random(1), &Device::parse("cpu", Some(1)).unwrap()).unwrap();
     let mut results = Vec::new();
     for round in 0..2 {
-        exe.poison();
+        exe.poison().unwrap();
         let inputs: Vec<_> = exe.graph().inputs().map(|(n, v)| (n.to_owned(), exe.graph().ty(v))).collect();
         for (name, ty) in inputs {
             let values: Vec<f32> = (0..ty.shape.elements()).map(|i| ((i * 37 + round) % 101) as f32 * fill - 1.0).collect();

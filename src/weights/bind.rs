@@ -4,6 +4,7 @@ use super::convert::{self, Values};
 use super::file::Bytes;
 use super::{Resolved, Source, Weights, WeightsReport, lock, random};
 use crate::device::cpu::{Cpu, PackSpec, Packed, PackingKey};
+use crate::device::cuda::{Cuda, DeviceMemory};
 use crate::graph::{Graph, ParamSpec, WeightLayout};
 use crate::ops::HostIn;
 use crate::{DType, Result, Tensor, Ty};
@@ -18,6 +19,15 @@ pub(crate) enum Bound {
     Mapped { bytes: Arc<Bytes>, range: Range<usize> },
     /// As an operation asked for it.
     Packed(Packed),
+    /// Converted, on a CUDA device.
+    Device(DeviceMemory),
+}
+
+/// Who is to use the parameters.
+#[derive(Clone, Copy)]
+pub(crate) enum Target<'a> {
+    Cpu(&'a Cpu),
+    Cuda(&'a Cuda),
 }
 
 /// What makes two parameters the same bytes in memory.
@@ -26,31 +36,48 @@ pub(crate) struct BoundKey {
     names: Vec<String>,
     layout: WeightLayout,
     dtype: DType,
-    pack: Option<(PackSpec, PackingKey)>,
+    form: Form,
+}
+
+/// Where a parameter lies, and in which order.
+#[derive(Clone, PartialEq, Eq, Hash)]
+enum Form {
+    Plain,
+    Packed(PackSpec, PackingKey),
+    Device(usize),
 }
 
 impl Bound {
-    /// The parameter as an operation sees it.
-    pub(crate) fn host_in(&self, ty: Ty) -> HostIn<'_> {
+    /// The parameter as an operation of the CPU sees it.
+    pub(crate) fn host_in(&self, ty: Ty) -> Option<HostIn<'_>> {
         match self {
-            Self::Owned(tensor) => HostIn { ty, data: tensor.bytes(), packed: None },
-            Self::Mapped { bytes, range } => HostIn { ty, data: &bytes.get()[range.clone()], packed: None },
-            Self::Packed(packed) => HostIn { ty, data: &[], packed: Some(packed) },
+            Self::Owned(tensor) => Some(HostIn { ty, data: tensor.bytes(), packed: None }),
+            Self::Mapped { bytes, range } => Some(HostIn { ty, data: &bytes.get()[range.clone()], packed: None }),
+            Self::Packed(packed) => Some(HostIn { ty, data: &[], packed: Some(packed) }),
+            Self::Device(_) => None,
+        }
+    }
+
+    /// Its memory on a CUDA device.
+    pub(crate) fn on_device(&self) -> Option<&DeviceMemory> {
+        match self {
+            Self::Device(memory) => Some(memory),
+            _ => None,
         }
     }
 }
 
-/// Binds all parameters of a graph; entries of other values are none. With no CPU, names and shapes are checked and nothing is loaded.
-pub(crate) fn bind(graph: &Graph, weights: &Weights, cpu: Option<&Cpu>) -> Result<Vec<Option<Arc<Bound>>>> {
+/// Binds all parameters of a graph; entries of other values are none. With no target, names and shapes are checked and nothing is loaded.
+pub(crate) fn bind(graph: &Graph, weights: &Weights, target: Option<Target<'_>>) -> Result<Vec<Option<Arc<Bound>>>> {
     let mut report = WeightsReport::new(weights.label());
     let found: Vec<_> =
         graph.params().filter_map(|(spec, value)| Some((spec, value, weights.resolve(spec, graph.ty(value), &mut report)?))).collect();
     weights.conclude(report)?;
     let mut bound: Vec<Option<Arc<Bound>>> = vec![None; graph.values().len()];
-    let Some(cpu) = cpu else { return Ok(bound) };
+    let Some(target) = target else { return Ok(bound) };
     let packs = packings(graph);
     for (spec, value, resolved) in found {
-        bound[value.index()] = Some(resolved.load(cpu, spec, graph.ty(value), packs[value.index()])?);
+        bound[value.index()] = Some(resolved.load(target, spec, graph.ty(value), packs[value.index()])?);
     }
     Ok(bound)
 }
@@ -70,22 +97,36 @@ fn packings(graph: &Graph) -> Vec<Option<PackSpec>> {
 }
 
 impl Resolved<'_> {
-    fn load(&self, cpu: &Cpu, spec: &ParamSpec, ty: Ty, pack: Option<PackSpec>) -> Result<Arc<Bound>> {
-        let key = BoundKey { names: self.names.clone(), layout: spec.layout, dtype: ty.dtype, pack: pack.map(|p| (p, cpu.packing_key())) };
+    fn load(&self, target: Target<'_>, spec: &ParamSpec, ty: Ty, pack: Option<PackSpec>) -> Result<Arc<Bound>> {
+        let form = match (target, pack) {
+            (Target::Cuda(cuda), _) => Form::Device(cuda.id()),
+            (Target::Cpu(cpu), Some(pack)) => Form::Packed(pack, cpu.packing_key()),
+            (Target::Cpu(_), None) => Form::Plain,
+        };
+        let key = BoundKey { names: self.names.clone(), layout: spec.layout, dtype: ty.dtype, form };
         if let Some(known) = lock(&self.store.bound).get(&key).and_then(std::sync::Weak::upgrade) {
             return Ok(known);
         }
-        let plain = self.plain(cpu, spec.layout, ty)?;
-        let bound = match pack {
-            None => plain,
-            Some(pack) => Bound::Packed(Packed::new(cpu, pack, ty.dtype, plain.host_in(ty).data)?),
-        };
-        if !matches!(bound, Bound::Mapped { .. }) {
+        let bound = Arc::new(self.bound(target, spec.layout, ty, pack)?);
+        if !matches!(*bound, Bound::Mapped { .. }) {
             self.tensors.iter().for_each(|(file, info)| file.bytes.release(&info.range));
         }
-        let bound = Arc::new(bound);
         lock(&self.store.bound).insert(key, Arc::downgrade(&bound));
         Ok(bound)
+    }
+
+    fn bound(&self, target: Target<'_>, layout: WeightLayout, ty: Ty, pack: Option<PackSpec>) -> Result<Bound> {
+        match (target, pack) {
+            (Target::Cpu(cpu), None) => self.plain(cpu, layout, ty),
+            (Target::Cpu(cpu), Some(pack)) => {
+                let plain = self.plain(cpu, layout, ty)?;
+                Ok(Bound::Packed(Packed::new(cpu, pack, ty.dtype, plain.host_in(ty).map_or(&[], |p| p.data))?))
+            }
+            (Target::Cuda(cuda), _) => {
+                let plain = self.plain(cuda.host(), layout, ty)?;
+                Ok(Bound::Device(cuda.upload(plain.host_in(ty).map_or(&[], |p| p.data), &self.names.join(" + "))?))
+            }
+        }
     }
 
     fn plain(&self, cpu: &Cpu, layout: WeightLayout, ty: Ty) -> Result<Bound> {

@@ -9,7 +9,7 @@ mod random;
 mod report;
 mod save;
 
-pub(crate) use bind::{Bound, bind};
+pub(crate) use bind::{Bound, Target, bind};
 pub(crate) use convert::not_finite;
 pub use report::{Misshapen, Missing, WeightsReport};
 pub use save::save;

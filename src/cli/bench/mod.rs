@@ -105,7 +105,7 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
     let model = args.model.open()?;
     let device = args.device.open()?;
     let Device::Cpu(cpu) = &device else {
-        return Err(Error::input("the null device computes nothing that could be measured; use --device cpu"));
+        return Err(Error::input(format!("bench measures the processor so far, not {}; use --device cpu", device.name())));
     };
     let dtype = args.device.fast_dtype(&device)?;
     let before = ceilings::measure(&device, dtype)?;
