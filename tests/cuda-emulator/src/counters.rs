@@ -62,6 +62,22 @@ pub struct Counters {
 impl Counters {
     /// Adds the counts of another launch.
     pub fn merge(&mut self, other: &Counters) {
-        self.blocks += other.blocks;
+        for ((_, mine), (_, theirs)) in self.fields_mut().into_iter().zip(other.fields()) {
+            *mine += theirs;
+        }
+    }
+
+    fn fields_mut(&mut self) -> Vec<(&'static str, &mut u64)> {
+        macro_rules! list {
+            ($($name:ident)*) => { vec![$((stringify!($name), &mut self.$name)),*] };
+        }
+        list!(
+            blocks warps issued global_loads global_stores load_sectors load_sectors_min store_sectors store_sectors_min unique_load_bytes unique_store_bytes shared_wavefronts shared_wavefronts_min mma_f16 mma_bf16 mma_tf32 fp32 fp64 integer special memory control tensor warp_wide barriers atomics divergent_branches
+        )
+    }
+
+    /// Each count with its name.
+    pub fn fields(&self) -> Vec<(&'static str, u64)> {
+        self.clone().fields_mut().into_iter().map(|(name, count)| (name, *count)).collect()
     }
 }

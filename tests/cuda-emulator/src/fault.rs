@@ -72,6 +72,11 @@ impl Fault {
     pub fn new(kind: FaultKind, detail: impl Into<String>) -> Self {
         Self { kind, kernel: String::new(), block: [0; 3], thread: [0; 3], line: 0, source: None, detail: detail.into() }
     }
+
+    pub(crate) fn at_line(mut self, line: u32) -> Self {
+        self.line = line;
+        self
+    }
 }
 
 impl fmt::Display for Fault {

@@ -1,24 +1,26 @@
-//! Runs bytecode.
+//! Runs bytecode: blocks on threads of the host, warps of a block in turn, 32 lanes at once.
 
-use crate::{Counters, DeviceModel, Fault, FaultKind, Memory, Module};
+mod access;
+mod block;
+mod copies;
+mod global;
+mod lanes;
+mod launch;
+mod shared;
+mod stop;
+mod tensor;
+mod together;
+mod warp;
 
-/// One grid to run.
-pub struct Launch<'a> {
-    /// A loaded module.
-    pub module: &'a Module,
-    /// Name of the kernel.
-    pub entry: &'a str,
-    /// Blocks by axis.
-    pub grid: [u32; 3],
-    /// Threads of a block by axis.
-    pub block: [u32; 3],
-    /// Dynamic shared memory, bytes.
-    pub dynamic_shared: u32,
-    /// Parameter bytes, laid out as [`crate::Entry::params`] says.
-    pub params: &'a [u8],
-}
+pub(crate) use lanes::{Alu, Class, LANES, NEGATED, Operands, find as lane_operation};
+pub use launch::{Launch, run};
+pub(crate) use tensor::product;
 
-/// Runs a grid on `threads` threads of the host, to its end or its first fault. Results do not depend on `threads`.
-pub fn run(_device: &DeviceModel, _memory: &Memory, launch: &Launch<'_>, _threads: usize) -> Result<Counters, Fault> {
-    Err(Fault::new(FaultKind::BadLaunch, format!("no machine yet for {} of {}", launch.entry, launch.module.entries().len())))
-}
+/// Generic addresses of shared memory start here; device addresses are far above.
+pub(crate) const SHARED_WINDOW: u64 = 0x0100_0000_0000;
+/// Generic addresses of local memory.
+pub(crate) const LOCAL_WINDOW: u64 = 0x0200_0000_0000;
+/// Generic addresses of kernel parameters.
+pub(crate) const PARAM_WINDOW: u64 = 0x0300_0000_0000;
+/// Size of each window.
+pub(crate) const WINDOW: u64 = 1 << 32;

@@ -1,0 +1,353 @@
+//! Loads, stores, atomics, `ldmatrix`.
+
+use super::block::Block;
+use super::lanes::LANES;
+use super::stop::Stop;
+use super::{LOCAL_WINDOW, PARAM_WINDOW, SHARED_WINDOW, WINDOW, tensor};
+use crate::FaultKind;
+use crate::ptx::program::{Access, AtomicOp, Instr, Number, Op, Place};
+
+type Addresses = [u64; LANES];
+
+impl Block<'_> {
+    /// All that is not arithmetic, control or warp-wide.
+    pub(super) fn other(&mut self, w: usize, pc: u32, instr: &Instr, active: u32) -> Result<(), Box<Stop>> {
+        match instr.op {
+            Op::Load(access) => self.by_place(w, access, instr.o[access.elements as usize], active, |block, access, at, mask| {
+                block.load(w, pc, instr, access, at, mask)
+            }),
+            Op::Store(access) => {
+                self.by_place(w, access, instr.o[0], active, |block, access, at, mask| block.store(w, pc, instr, access, at, mask))
+            }
+            Op::Atomic { access, op, number } => self.by_place(w, access, instr.o[1], active, |block, access, at, mask| {
+                block.atomic(w, pc, instr, (access, op, number), at, mask)
+            }),
+            Op::AsyncCopy { .. } | Op::AsyncCommit | Op::AsyncWait(_) | Op::AsyncWaitAll => self.copy(w, pc, instr, active),
+            Op::ActiveMask => {
+                self.each(active, |block, lane| block.rows[w].b32[instr.o[0] as usize][lane] = active);
+                Ok(())
+            }
+            Op::Clock { wide } => {
+                let now = self.executed.iter().sum::<u64>();
+                self.each(active, |block, lane| match wide {
+                    true => block.rows[w].b64[instr.o[0] as usize][lane] = now,
+                    false => block.rows[w].b32[instr.o[0] as usize][lane] = now as u32,
+                });
+                Ok(())
+            }
+            Op::Trap => Err(Stop::new(FaultKind::Trap, active.trailing_zeros(), "trap".to_string())),
+            _ => Ok(()),
+        }
+    }
+
+    fn each(&mut self, mask: u32, mut f: impl FnMut(&mut Self, usize)) {
+        for lane in (0..LANES).filter(|l| mask >> l & 1 == 1) {
+            f(self, lane);
+        }
+    }
+
+    pub(super) fn addresses(&self, w: usize, row: u16, base64: bool, offset: i64) -> Addresses {
+        let mut found = [0; LANES];
+        if base64 {
+            let row = &self.rows[w].b64[row as usize];
+            for lane in 0..LANES {
+                found[lane] = row[lane].wrapping_add_signed(offset);
+            }
+        } else {
+            let row = &self.rows[w].b32[row as usize];
+            for lane in 0..LANES {
+                found[lane] = u64::from(row[lane]).wrapping_add_signed(offset);
+            }
+        }
+        found
+    }
+
+    /// Finds the space of each lane's address and hands those of one space on together.
+    fn by_place(
+        &mut self,
+        w: usize,
+        access: Access,
+        row: u16,
+        active: u32,
+        mut f: impl FnMut(&mut Self, Access, &Addresses, u32) -> Result<(), Box<Stop>>,
+    ) -> Result<(), Box<Stop>> {
+        let at = self.addresses(w, row, access.base64, access.offset);
+        if access.place != Place::Generic {
+            return f(self, access, &at, active);
+        }
+        let mut left = active;
+        for (place, start) in [(Place::Shared, SHARED_WINDOW), (Place::Local, LOCAL_WINDOW), (Place::Param, PARAM_WINDOW)] {
+            let here = (0..LANES).filter(|&l| left >> l & 1 == 1 && at[l].wrapping_sub(start) < WINDOW).fold(0, |m, l| m | 1 << l);
+            if here != 0 {
+                f(self, Access { place, ..access }, &at.map(|a| a.wrapping_sub(start)), here)?;
+                left &= !here;
+            }
+        }
+        if left != 0 {
+            f(self, Access { place: Place::Global, ..access }, &at, left)?;
+        }
+        Ok(())
+    }
+
+    fn load(&mut self, w: usize, pc: u32, instr: &Instr, access: Access, at: &Addresses, mask: u32) -> Result<(), Box<Stop>> {
+        let total = u32::from(access.bytes * access.elements);
+        let mut values = [[0u64; LANES]; 4];
+        let elements = access.elements as usize;
+        let step = u64::from(access.bytes);
+        match access.place {
+            Place::Shared => {
+                for lane in (0..LANES).filter(|l| mask >> l & 1 == 1) {
+                    self.shared.check(at[lane], total, lane as u32)?;
+                    self.shared.read(at[lane], total, w, Some(lane as u32))?;
+                    for (e, row) in values[..elements].iter_mut().enumerate() {
+                        row[lane] = self.shared.element(at[lane] + e as u64 * step, access.bytes);
+                    }
+                }
+                self.count_shared(at, mask, total);
+            }
+            Place::Local | Place::Param => {
+                for lane in (0..LANES).filter(|l| mask >> l & 1 == 1) {
+                    let from = self.private(w, lane, access.place, at[lane], total)?;
+                    self.private_written(access.place, from, total, lane)?;
+                    let bytes = if access.place == Place::Local { &self.local } else { self.launch.params };
+                    for (e, row) in values[..elements].iter_mut().enumerate() {
+                        let from = from + e * access.bytes as usize;
+                        let mut word = [0; 8];
+                        word[..access.bytes as usize].copy_from_slice(&bytes[from..from + access.bytes as usize]);
+                        row[lane] = u64::from_le_bytes(word);
+                    }
+                }
+            }
+            place => {
+                let mut hint = self.hints[pc as usize];
+                for lane in (0..LANES).filter(|l| mask >> l & 1 == 1) {
+                    let found = self.global.locate(at[lane], total, lane as u32, &mut hint)?;
+                    self.global.require_written(found, total, lane as u32)?;
+                    for (e, row) in values[..elements].iter_mut().enumerate() {
+                        row[lane] = found.0.load(found.1 + e as u64 * step, access.bytes);
+                    }
+                }
+                self.hints[pc as usize] = hint;
+                if place == Place::Global {
+                    self.global.count(&mut self.counters, at, mask, total, false, hint);
+                }
+            }
+        }
+        let shift = 64 - 8 * u32::from(access.bytes);
+        for (e, row) in values[..elements].iter().enumerate() {
+            let to = instr.o[e] as usize;
+            for lane in (0..LANES).filter(|l| mask >> l & 1 == 1) {
+                let value = if access.signed { ((row[lane] << shift) as i64 >> shift) as u64 } else { row[lane] };
+                match access.wide {
+                    true => self.rows[w].b64[to][lane] = value,
+                    false => self.rows[w].b32[to][lane] = value as u32,
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn store(&mut self, w: usize, pc: u32, instr: &Instr, access: Access, at: &Addresses, mask: u32) -> Result<(), Box<Stop>> {
+        let total = u32::from(access.bytes * access.elements);
+        let step = access.bytes as usize;
+        let mut hint = self.hints[pc as usize];
+        for lane in (0..LANES).filter(|l| mask >> l & 1 == 1) {
+            let n = lane as u32;
+            let mut bytes = [0u8; 32];
+            for e in 0..access.elements as usize {
+                let from = instr.o[1 + e] as usize;
+                let value = if access.wide { self.rows[w].b64[from][lane] } else { u64::from(self.rows[w].b32[from][lane]) };
+                bytes[e * step..e * step + 8].copy_from_slice(&value.to_le_bytes());
+            }
+            let bytes = &bytes[..total as usize];
+            match access.place {
+                Place::Shared => {
+                    self.shared.check(at[lane], total, n)?;
+                    let same = self.shared.bytes(at[lane], total) == bytes;
+                    self.shared.write(at[lane], total, w, n, same)?;
+                    self.shared.put(at[lane], bytes);
+                }
+                Place::Local => {
+                    let to = self.private(w, lane, access.place, at[lane], total)?;
+                    self.local[to..to + total as usize].copy_from_slice(bytes);
+                    self.local_written[to..to + total as usize].fill(true);
+                }
+                Place::Param | Place::Const => {
+                    let detail = format!("a store of {total} bytes to {:?} memory at {:#x}", access.place, at[lane]);
+                    return Err(Stop::new(FaultKind::ReadOnly, n, detail));
+                }
+                _ => {
+                    let (to, offset) = self.global.locate(at[lane], total, n, &mut hint)?;
+                    for (e, part) in bytes.chunks_exact(step).enumerate() {
+                        let mut word = [0; 8];
+                        word[..step].copy_from_slice(part);
+                        to.store(offset + (e * step) as u64, access.bytes, u64::from_le_bytes(word));
+                    }
+                    to.mark(offset, total.into());
+                }
+            }
+        }
+        self.hints[pc as usize] = hint;
+        match access.place {
+            Place::Shared => self.count_shared(at, mask, total),
+            Place::Global => self.global.count(&mut self.counters, at, mask, total, true, hint),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Lanes go one after the other, the lowest first.
+    fn atomic(
+        &mut self,
+        w: usize,
+        pc: u32,
+        instr: &Instr,
+        (access, op, number): (Access, AtomicOp, Number),
+        at: &Addresses,
+        mask: u32,
+    ) -> Result<(), Box<Stop>> {
+        let bytes = u32::from(access.bytes);
+        let [d, _, a, b] = [0, 1, 2, 3].map(|i| instr.o[i] as usize);
+        let mut hint = self.hints[pc as usize];
+        for lane in (0..LANES).filter(|l| mask >> l & 1 == 1) {
+            let n = lane as u32;
+            let operand = |row: usize| match access.wide {
+                true => self.rows[w].b64[row][lane],
+                false => u64::from(self.rows[w].b32[row][lane]),
+            };
+            let (x, y) = (operand(a), operand(b));
+            let new = |old: u64| changed(op, number, old, x, y);
+            let old = match access.place {
+                Place::Shared => {
+                    self.shared.check(at[lane], bytes, n)?;
+                    self.shared.update(at[lane], bytes, w, n)?;
+                    let old = self.shared.element(at[lane], access.bytes);
+                    self.shared.put(at[lane], &new(old).to_le_bytes()[..bytes as usize]);
+                    old
+                }
+                Place::Global => {
+                    let found = self.global.locate(at[lane], bytes, n, &mut hint)?;
+                    self.global.require_written(found, bytes, n)?;
+                    found.0.update(found.1, access.bytes, new)
+                }
+                place => {
+                    let detail = format!("an atomic on {place:?} memory at {:#x}", at[lane]);
+                    return Err(Stop::new(FaultKind::ReadOnly, n, detail));
+                }
+            };
+            match access.wide {
+                true => self.rows[w].b64[d][lane] = old,
+                false => self.rows[w].b32[d][lane] = old as u32,
+            }
+        }
+        self.hints[pc as usize] = hint;
+        self.counters.atomics += u64::from(mask.count_ones());
+        match access.place {
+            Place::Global => self.global.count(&mut self.counters, at, mask, bytes, true, hint),
+            _ => self.count_shared(at, mask, bytes),
+        }
+        Ok(())
+    }
+
+    /// Rows of 8 x 16 bits: lanes 0 to 7 give the addresses of the first matrix, 8 to 15 of the second, and so on.
+    pub(super) fn load_matrix(&mut self, w: usize, instr: &Instr) -> Result<(), Box<Stop>> {
+        let Op::LoadMatrix { count, transposed, base64, offset } = instr.op else { return Ok(()) };
+        let at = self.addresses(w, instr.o[count as usize], base64, offset);
+        let mut fragments = [[0u32; LANES]; 4];
+        for (m, fragment) in fragments[..count as usize].iter_mut().enumerate() {
+            let mut matrix = [[0u16; 8]; 8];
+            for (r, row) in matrix.iter_mut().enumerate() {
+                let lane = 8 * m + r;
+                self.shared.check(at[lane], 16, lane as u32)?;
+                self.shared.read(at[lane], 16, w, None).map_err(|stop| Stop::new(stop.kind, lane as u32, stop.detail))?;
+                for (value, pair) in row.iter_mut().zip(self.shared.bytes(at[lane], 16).chunks_exact(2)) {
+                    *value = u16::from_le_bytes([pair[0], pair[1]]);
+                }
+            }
+            *fragment = tensor::fragment(&matrix, transposed);
+        }
+        for (m, fragment) in fragments[..count as usize].iter().enumerate() {
+            self.rows[w].b32[instr.o[m] as usize] = *fragment;
+        }
+        let lanes = if count == 4 { u32::MAX } else { (1 << (8 * count)) - 1 };
+        self.count_shared(&at, lanes, 16);
+        Ok(())
+    }
+
+    fn count_shared(&mut self, at: &Addresses, mask: u32, bytes: u32) {
+        let (passes, least) = super::shared::wavefronts(at, mask, bytes);
+        self.counters.shared_wavefronts += passes;
+        self.counters.shared_wavefronts_min += least;
+    }
+
+    /// Index into local memory or parameters of a thread's access.
+    fn private(&self, w: usize, lane: usize, place: Place, at: u64, bytes: u32) -> Result<usize, Box<Stop>> {
+        let (start, size) = match place {
+            Place::Local => ((w * LANES + lane) * self.program.local_bytes as usize, self.program.local_bytes as usize),
+            _ => (0, self.launch.params.len()),
+        };
+        if at >= size as u64 || at + u64::from(bytes) > size as u64 {
+            let detail = format!("{bytes} bytes at {place:?} address {at:#x} of {size} bytes");
+            return Err(Stop::new(FaultKind::OutOfBounds, lane as u32, detail));
+        }
+        if at % u64::from(bytes) != 0 {
+            let detail = format!("{bytes} bytes at {place:?} address {at:#x}");
+            return Err(Stop::new(FaultKind::Misaligned, lane as u32, detail));
+        }
+        Ok(start + at as usize)
+    }
+
+    fn private_written(&self, place: Place, from: usize, bytes: u32, lane: usize) -> Result<(), Box<Stop>> {
+        let whole = place != Place::Local || self.local_written[from..from + bytes as usize].iter().all(|&w| w);
+        if whole {
+            return Ok(());
+        }
+        let detail =
+            format!("read of {bytes} bytes of local memory at {:#x} that the thread never wrote", from % self.program.local_bytes as usize);
+        Err(Stop::new(FaultKind::Unwritten, lane as u32, detail))
+    }
+}
+
+/// What an atomic leaves in memory.
+fn changed(op: AtomicOp, number: Number, old: u64, x: u64, y: u64) -> u64 {
+    let float = |bits: u64| f32::from_bits(bits as u32);
+    match (op, number) {
+        (AtomicOp::Add, Number::F32) => u64::from((float(old) + float(x)).to_bits()),
+        (AtomicOp::Add, Number::F64) => (f64::from_bits(old) + f64::from_bits(x)).to_bits(),
+        (AtomicOp::Add, Number::F16x2) => u64::from(super::lanes::add_f16x2(old as u32, x as u32)),
+        (AtomicOp::Add, Number::Bf16x2) => u64::from(super::lanes::add_bf16x2(old as u32, x as u32)),
+        (AtomicOp::Add, Number::U64 | Number::S64) => old.wrapping_add(x),
+        (AtomicOp::Add, _) => u64::from((old as u32).wrapping_add(x as u32)),
+        (AtomicOp::Min, Number::S32) => u64::from((old as i32).min(x as i32) as u32),
+        (AtomicOp::Max, Number::S32) => u64::from((old as i32).max(x as i32) as u32),
+        (AtomicOp::Min, Number::S64) => (old as i64).min(x as i64) as u64,
+        (AtomicOp::Max, Number::S64) => (old as i64).max(x as i64) as u64,
+        (AtomicOp::Min, _) => old.min(x),
+        (AtomicOp::Max, _) => old.max(x),
+        (AtomicOp::And, _) => old & x,
+        (AtomicOp::Or, _) => old | x,
+        (AtomicOp::Xor, _) => old ^ x,
+        (AtomicOp::Exchange, _) => x,
+        (AtomicOp::CompareExchange, _) => {
+            if old == x {
+                y
+            } else {
+                old
+            }
+        }
+        (AtomicOp::Increment, _) => {
+            if old >= x {
+                0
+            } else {
+                old + 1
+            }
+        }
+        (AtomicOp::Decrement, _) => {
+            if old == 0 || old > x {
+                x
+            } else {
+                old - 1
+            }
+        }
+    }
+}

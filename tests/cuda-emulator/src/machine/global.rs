@@ -1,0 +1,135 @@
+//! Device memory as a kernel sees it: which allocation an address lies in, and what traffic an access makes.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
+
+use super::lanes::LANES;
+use super::stop::Stop;
+use crate::memory::{Allocation, Memory, each_word, position, zeroed};
+use crate::{Counters, FaultKind};
+
+const SECTOR: u64 = 32;
+
+/// Shared by all threads of the host that run a launch.
+pub(super) struct Global<'a> {
+    memory: &'a Memory,
+    live: Arc<Vec<Arc<Allocation>>>,
+    touched: Vec<[OnceLock<Box<[AtomicU64]>>; 2]>,
+}
+
+/// Where a lane's bytes are.
+pub(super) type Located<'a> = (&'a Allocation, u64);
+
+impl<'a> Global<'a> {
+    pub(super) fn new(memory: &'a Memory) -> Self {
+        let live = memory.live();
+        let touched = live.iter().map(|_| [OnceLock::new(), OnceLock::new()]).collect();
+        Self { memory, live, touched }
+    }
+
+    /// The allocation of one lane's access; `hint` is where the last access of the same instruction was.
+    #[inline(always)]
+    pub(super) fn locate(&self, address: u64, bytes: u32, lane: u32, hint: &mut u32) -> Result<Located<'_>, Box<Stop>> {
+        let known = self.live.get(*hint as usize);
+        let inside = |a: &Allocation| address >= a.start && address + u64::from(bytes) <= a.start + a.size;
+        let found = match known {
+            Some(a) if inside(a) => a,
+            _ => self.search(address, bytes, lane, hint)?,
+        };
+        if address % u64::from(bytes) != 0 {
+            return Err(Stop::new(FaultKind::Misaligned, lane, format!("{bytes} bytes at {address:#x}")));
+        }
+        Ok((found, address - found.start))
+    }
+
+    fn search(&self, address: u64, bytes: u32, lane: u32, hint: &mut u32) -> Result<&Arc<Allocation>, Box<Stop>> {
+        let found = position(&self.live, address).filter(|&at| {
+            let a = &self.live[at];
+            address + u64::from(bytes) <= a.start + a.size
+        });
+        match found {
+            Some(at) => {
+                *hint = at as u32;
+                Ok(&self.live[at])
+            }
+            None => Err(Stop::from_fault(self.memory.diagnose(address, u64::from(bytes)), lane)),
+        }
+    }
+
+    /// Whether all bytes were written.
+    #[inline(always)]
+    pub(super) fn require_written(&self, at: Located<'_>, bytes: u32, lane: u32) -> Result<(), Box<Stop>> {
+        match at.0.first_unwritten(at.1, u64::from(bytes)) {
+            None => Ok(()),
+            Some(offset) => {
+                let detail = format!("read of {bytes} bytes at {:#x}: byte {offset} of {} was never written", at.0.start + at.1, at.0);
+                Err(Stop::new(FaultKind::Unwritten, lane, detail))
+            }
+        }
+    }
+
+    /// Counts the sectors of a warp's access.
+    pub(super) fn count(&self, counters: &mut Counters, addresses: &[u64; LANES], mask: u32, bytes: u32, store: bool, hint: u32) {
+        let mut starts = [0u64; LANES];
+        let mut n = 0;
+        let mut rising = true;
+        for lane in 0..LANES {
+            if mask >> lane & 1 == 1 {
+                rising &= n == 0 || starts[n - 1] <= addresses[lane];
+                starts[n] = addresses[lane];
+                n += 1;
+            }
+        }
+        if !rising {
+            starts[..n].sort_unstable();
+        }
+        let (mut sectors, mut different) = (0u64, 0u64);
+        let (mut last_sector, mut last_start) = (u64::MAX, u64::MAX);
+        let mut fresh = 0;
+        for &start in &starts[..n] {
+            different += u64::from(start != last_start);
+            last_start = start;
+            let sector = start / SECTOR;
+            if sector != last_sector {
+                last_sector = sector;
+                sectors += 1;
+                fresh += u64::from(self.first_touch(sector, store, hint));
+            }
+        }
+        let least = (different * u64::from(bytes)).div_ceil(SECTOR);
+        if store {
+            counters.global_stores += 1;
+            counters.store_sectors += sectors;
+            counters.store_sectors_min += least;
+            counters.unique_store_bytes += fresh * SECTOR;
+        } else {
+            counters.global_loads += 1;
+            counters.load_sectors += sectors;
+            counters.load_sectors_min += least;
+            counters.unique_load_bytes += fresh * SECTOR;
+        }
+    }
+
+    /// Whether this launch touches a sector for the first time.
+    #[inline(always)]
+    fn first_touch(&self, sector: u64, store: bool, hint: u32) -> bool {
+        let address = sector * SECTOR;
+        let inside = |a: &Allocation| address >= a.start && address < a.start + a.size;
+        let at = match self.live.get(hint as usize) {
+            Some(a) if inside(a) => hint as usize,
+            _ => match position(&self.live, address) {
+                Some(at) => at,
+                None => return false,
+            },
+        };
+        let allocation = &self.live[at];
+        let words = allocation.size.div_ceil(SECTOR * 64) as usize;
+        let bits = self.touched[at][usize::from(store)].get_or_init(|| zeroed(words));
+        let mut fresh = false;
+        each_word((address - allocation.start) / SECTOR, 1, |word, bit| {
+            fresh = bits[word].load(Relaxed) & bit == 0 && bits[word].fetch_or(bit, Relaxed) & bit == 0;
+            true
+        });
+        fresh
+    }
+}

@@ -1,0 +1,151 @@
+//! A grid: its limits, and its blocks on threads of the host.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use super::block::Block;
+use super::global::Global;
+use super::lanes::Class;
+use crate::ptx::program::Program;
+use crate::{Counters, DeviceModel, Entry, Fault, FaultKind, Memory, Module};
+
+/// One grid to run.
+pub struct Launch<'a> {
+    /// A loaded module.
+    pub module: &'a Module,
+    /// Name of the kernel.
+    pub entry: &'a str,
+    /// Blocks by axis.
+    pub grid: [u32; 3],
+    /// Threads of a block by axis.
+    pub block: [u32; 3],
+    /// Dynamic shared memory, bytes.
+    pub dynamic_shared: u32,
+    /// Parameter bytes, laid out as [`crate::Entry::params`] says.
+    pub params: &'a [u8],
+}
+
+/// Runs a grid on `threads` threads of the host, to its end or its first fault: of several blocks that fail, the one with the lowest index is
+/// reported. Results do not depend on `threads`, unless the kernel itself depends on the order of its blocks (atomics on floats).
+pub fn run(device: &DeviceModel, memory: &Memory, launch: &Launch<'_>, threads: usize) -> Result<Counters, Fault> {
+    let named = |kind, detail: String| Fault { kernel: launch.entry.to_string(), ..Fault::new(kind, detail) };
+    let Some((entry, program)) = launch.module.program(launch.entry) else {
+        return Err(named(FaultKind::BadLaunch, "no such kernel in the module, or the module is not loaded".to_string()));
+    };
+    check(device, launch, entry).map_err(|(kind, detail)| named(kind, detail))?;
+    let mut presets = program.preset64.clone();
+    for &(row, variable, offset) in &program.relocations {
+        presets[row as usize] = launch.module.variables()[variable].address.wrapping_add_signed(offset);
+    }
+    let global = Global::new(memory);
+    let blocks: u64 = launch.grid.iter().map(|&n| u64::from(n)).product();
+    let next = AtomicU64::new(0);
+    let work = || {
+        let mut block = Block::new(launch, device, program, &global, &presets);
+        let mut found = None;
+        loop {
+            let at = next.fetch_add(1, Relaxed);
+            if at >= blocks {
+                break;
+            }
+            let [x, y, _] = launch.grid.map(u64::from);
+            let index = [at % x, at / x % y, at / (x * y)].map(|i| i as u32);
+            if let Err(fault) = block.run(index) {
+                // Blocks after this one need not run; those before it run already.
+                next.fetch_max(blocks, Relaxed);
+                found = Some((at, fault));
+                break;
+            }
+        }
+        (finish(program, block), found)
+    };
+    let results = Mutex::new(Vec::new());
+    let workers = (threads.max(1) as u64).min(blocks);
+    if workers <= 1 {
+        if let Ok(mut results) = results.lock() {
+            results.push(work());
+        }
+    } else {
+        std::thread::scope(|scope| {
+            for _ in 0..workers {
+                scope.spawn(|| {
+                    let result = work();
+                    if let Ok(mut results) = results.lock() {
+                        results.push(result);
+                    }
+                });
+            }
+        });
+    }
+    let mut counters = Counters::default();
+    let mut first: Option<(u64, Fault)> = None;
+    for (part, fault) in results.into_inner().unwrap_or_else(|e| e.into_inner()) {
+        counters.merge(&part);
+        first = match (first, fault) {
+            (Some(a), Some(b)) => Some(if a.0 < b.0 { a } else { b }),
+            (a, b) => a.or(b),
+        };
+    }
+    match first {
+        Some((_, fault)) => Err(fault),
+        None => Ok(counters),
+    }
+}
+
+fn check(device: &DeviceModel, launch: &Launch<'_>, entry: &Entry) -> Result<(), (FaultKind, String)> {
+    let threads: u64 = launch.block.iter().map(|&n| u64::from(n)).product();
+    let limit = entry.max_threads.unwrap_or(device.max_threads_per_block).min(device.max_threads_per_block);
+    if threads == 0 || threads > u64::from(limit) || (0..3).any(|a| launch.block[a] > device.max_block[a]) {
+        let detail = format!("a block of {:?} threads, where {limit} are allowed, by axis {:?}", launch.block, device.max_block);
+        return Err((FaultKind::ThreadLimit, detail));
+    }
+    if (0..3).any(|a| launch.grid[a] == 0 || launch.grid[a] > device.max_grid[a]) {
+        let detail = format!("a grid of {:?} blocks, where {:?} are allowed", launch.grid, device.max_grid);
+        return Err((FaultKind::ThreadLimit, detail));
+    }
+    let shared = u64::from(entry.shared_bytes) + u64::from(launch.dynamic_shared);
+    if shared > u64::from(device.max_shared_per_block_optin) {
+        let detail = format!(
+            "{} bytes of static and {} of dynamic shared memory, where a block has {}",
+            entry.shared_bytes, launch.dynamic_shared, device.max_shared_per_block_optin
+        );
+        return Err((FaultKind::SharedLimit, detail));
+    }
+    if launch.params.len() != entry.param_bytes as usize {
+        let detail = format!("{} bytes of parameters, where the kernel takes {}", launch.params.len(), entry.param_bytes);
+        return Err((FaultKind::BadLaunch, detail));
+    }
+    if launch.module.target() > device.arch {
+        let detail = format!("PTX for sm_{} on a device of compute capability {}", launch.module.target(), device.arch);
+        return Err((FaultKind::BadLaunch, detail));
+    }
+    Ok(())
+}
+
+/// The counts of a thread's blocks, those by unit from how often each instruction was issued.
+fn finish(program: &Program, block: Block<'_>) -> Counters {
+    let mut counters = block.counters;
+    for (instr, &times) in program.code.iter().zip(&block.executed) {
+        counters.issued += times;
+        let unit = match instr.class {
+            Class::Fp32 => &mut counters.fp32,
+            Class::Fp64 => &mut counters.fp64,
+            Class::Integer => &mut counters.integer,
+            Class::Special => &mut counters.special,
+            Class::Memory => &mut counters.memory,
+            Class::Control => &mut counters.control,
+            Class::Tensor(..) => &mut counters.tensor,
+            Class::Warp => &mut counters.warp_wide,
+        };
+        *unit += times;
+        if let Class::Tensor(factor, depth) = instr.class {
+            let products = times * 16 * 8 * u64::from(depth);
+            match factor {
+                crate::ptx::program::Factor::F16 => counters.mma_f16 += products,
+                crate::ptx::program::Factor::Bf16 => counters.mma_bf16 += products,
+                crate::ptx::program::Factor::Tf32 => counters.mma_tf32 += products,
+            }
+        }
+    }
+    counters
+}

@@ -1,0 +1,290 @@
+//! The shared memory of a block, with a record per byte (or per granule, where no access of the kernel is smaller) of who wrote and who read
+//! it last, in the manner of FastTrack: each warp has a clock, barriers and warp-wide synchronisation advance it, and an access is in order
+//! with an earlier one if the accessing warp has learned of a later time of the other's clock.
+
+use super::lanes::LANES;
+use super::stop::Stop;
+use crate::FaultKind;
+
+/// Warps of a block at most.
+pub(super) const WARPS: usize = 32;
+/// Stands for "more than one lane" in a record.
+const SEVERAL: u32 = 32;
+/// Writer of bytes that `cp.async` will write.
+const PENDING: u32 = u32::MAX;
+/// Clocks have 20 bits of a record.
+const LAST_TICK: u32 = (1 << 20) - 2;
+
+pub(super) struct Shared {
+    data: Vec<u8>,
+    size: usize,
+    granule_bits: u32,
+    writers: Vec<u32>,
+    readers: Vec<[u32; 2]>,
+    /// `clocks[w][v]`: the time of warp v that warp w knows of.
+    clocks: Box<[[u32; WARPS]; WARPS]>,
+}
+
+/// An access: clock in the upper 20 bits, then a flag for atomics, 5 bits of warp, 6 of lane. Zero is none.
+#[derive(Clone, Copy)]
+struct Record(u32);
+
+impl Record {
+    fn new(clock: u32, atomic: bool, warp: usize, lane: u32) -> Self {
+        Self(clock << 12 | u32::from(atomic) << 11 | (warp as u32) << 6 | lane)
+    }
+    fn clock(self) -> u32 {
+        self.0 >> 12
+    }
+    fn atomic(self) -> bool {
+        self.0 >> 11 & 1 == 1
+    }
+    fn warp(self) -> usize {
+        (self.0 >> 6 & 31) as usize
+    }
+    fn lane(self) -> u32 {
+        self.0 & 63
+    }
+    fn who(self) -> String {
+        match self.lane() {
+            SEVERAL => format!("several lanes of warp {}", self.warp()),
+            lane => format!("warp {} lane {lane}", self.warp()),
+        }
+    }
+}
+
+impl Shared {
+    pub(super) fn new(bytes: u32, granule: u32) -> Self {
+        let granule_bits = granule.trailing_zeros();
+        let granules = (bytes as usize).div_ceil(1 << granule_bits);
+        Self {
+            data: vec![0; granules << granule_bits],
+            size: bytes as usize,
+            granule_bits,
+            writers: vec![0; granules],
+            readers: vec![[0; 2]; granules],
+            clocks: Box::new([[1; WARPS]; WARPS]),
+        }
+    }
+
+    /// For a new block: nothing was written.
+    pub(super) fn clear(&mut self) {
+        self.writers.fill(0);
+        self.readers.fill([0; 2]);
+        *self.clocks = [[1; WARPS]; WARPS];
+    }
+
+    /// Bounds and alignment of an access.
+    #[inline(always)]
+    pub(super) fn check(&self, address: u64, bytes: u32, lane: u32) -> Result<(), Box<Stop>> {
+        if address >= self.size as u64 || address + u64::from(bytes) > self.size as u64 {
+            let detail = format!("{bytes} bytes at shared address {address:#x} of {} bytes", self.size);
+            return Err(Stop::new(FaultKind::OutOfBounds, lane, detail));
+        }
+        if address % u64::from(bytes) != 0 {
+            return Err(Stop::new(FaultKind::Misaligned, lane, format!("{bytes} bytes at shared address {address:#x}")));
+        }
+        Ok(())
+    }
+
+    /// Reads without checks of order, after [`Shared::check`].
+    #[inline(always)]
+    pub(super) fn bytes(&self, address: u64, count: u32) -> &[u8] {
+        &self.data[address as usize..address as usize + count as usize]
+    }
+
+    #[inline(always)]
+    pub(super) fn element(&self, address: u64, bytes: u8) -> u64 {
+        let at = address as usize;
+        match bytes {
+            1 => u64::from(self.data[at]),
+            2 => u64::from(u16::from_le_bytes([self.data[at], self.data[at + 1]])),
+            4 => self.data[at..].first_chunk().map_or(0, |b| u64::from(u32::from_le_bytes(*b))),
+            _ => self.data[at..].first_chunk().map_or(0, |b| u64::from_le_bytes(*b)),
+        }
+    }
+
+    #[inline(always)]
+    pub(super) fn put(&mut self, address: u64, bytes: &[u8]) {
+        self.data[address as usize..address as usize + bytes.len()].copy_from_slice(bytes);
+    }
+
+    /// Notes a read by a lane, or by the whole warp for [`None`]; finds reads of unwritten bytes and races.
+    #[inline(always)]
+    pub(super) fn read(&mut self, address: u64, bytes: u32, warp: usize, lane: Option<u32>) -> Result<(), Box<Stop>> {
+        let me = Record::new(self.clocks[warp][warp], false, warp, lane.unwrap_or(SEVERAL));
+        for at in self.granules(address, bytes) {
+            let writer = self.writers[at];
+            if writer == 0 || writer == PENDING || !self.ordered(Record(writer), me) {
+                return Err(self.refuse(at, Record(writer), me, "read", "written"));
+            }
+            let [first, second] = &mut self.readers[at];
+            let known = Record(*first);
+            if known.warp() == warp || *first == 0 {
+                let same_time = known.clock() == me.clock() && *first != 0 && known.lane() != me.lane();
+                *first = if same_time { Record::new(me.clock(), false, warp, SEVERAL).0 } else { me.0 };
+            } else {
+                // Two readers of different warps are remembered: of those that a barrier has not ordered, one is enough.
+                *second = *first;
+                *first = me.0;
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes a write by a lane. `same` tells that the bytes are what is there already, in which case two writers do no harm.
+    #[inline(always)]
+    pub(super) fn write(&mut self, address: u64, bytes: u32, warp: usize, lane: u32, same: bool) -> Result<(), Box<Stop>> {
+        self.claim(address, bytes, Record::new(self.clocks[warp][warp], false, warp, lane), same)
+    }
+
+    /// Notes an atomic, which is in order with other atomics.
+    pub(super) fn update(&mut self, address: u64, bytes: u32, warp: usize, lane: u32) -> Result<(), Box<Stop>> {
+        let me = Record::new(self.clocks[warp][warp], true, warp, lane);
+        for at in self.granules(address, bytes) {
+            if self.writers[at] == 0 {
+                return Err(self.refuse(at, Record(0), me, "changed by an atomic", ""));
+            }
+        }
+        self.claim(address, bytes, me, false)
+    }
+
+    #[inline(always)]
+    fn claim(&mut self, address: u64, bytes: u32, me: Record, same: bool) -> Result<(), Box<Stop>> {
+        for at in self.granules(address, bytes) {
+            let writer = Record(self.writers[at]);
+            if writer.0 == PENDING {
+                return Err(self.refuse(at, writer, me, "written", "written"));
+            }
+            let atomics = writer.atomic() && me.atomic();
+            if writer.0 != 0 && !same && !atomics && !self.ordered(writer, me) {
+                return Err(self.refuse(at, writer, me, "written", "written"));
+            }
+            for reader in self.readers[at] {
+                if reader != 0 && !self.ordered(Record(reader), me) {
+                    return Err(self.refuse(at, Record(reader), me, "written", "read"));
+                }
+            }
+            self.writers[at] = me.0;
+            self.readers[at] = [0; 2];
+        }
+        Ok(())
+    }
+
+    /// Notes that `cp.async` will write: nobody may touch the bytes until the thread has waited.
+    pub(super) fn expect(&mut self, address: u64, bytes: u32, warp: usize, lane: u32) -> Result<(), Box<Stop>> {
+        self.write(address, bytes, warp, lane, false)?;
+        for at in self.granules(address, bytes) {
+            self.writers[at] = PENDING;
+        }
+        Ok(())
+    }
+
+    /// The data of `cp.async` arrives, as a write by the thread that waited.
+    pub(super) fn arrive(&mut self, address: u64, bytes: &[u8], warp: usize, lane: u32) {
+        self.put(address, bytes);
+        let me = Record::new(self.clocks[warp][warp], false, warp, lane);
+        for at in self.granules(address, bytes.len() as u32) {
+            self.writers[at] = me.0;
+        }
+    }
+
+    /// Lanes of a warp have synchronised: what they did before is in order with what they do next.
+    pub(super) fn warp_sync(&mut self, warp: usize) {
+        self.clocks[warp][warp] += 1;
+        if self.clocks[warp][warp] >= LAST_TICK {
+            self.restart();
+        }
+    }
+
+    /// Warps have met at a barrier; those in `learn` know from now on what those in `tell` did.
+    pub(super) fn barrier(&mut self, tell: u32, learn: u32) {
+        let mut known = [0; WARPS];
+        for warp in (0..WARPS).filter(|w| tell >> w & 1 == 1) {
+            self.clocks[warp][warp] += 1;
+            for (known, time) in known.iter_mut().zip(&self.clocks[warp]) {
+                *known = (*known).max(*time);
+            }
+        }
+        for warp in (0..WARPS).filter(|w| learn >> w & 1 == 1) {
+            for (time, known) in self.clocks[warp].iter_mut().zip(&known) {
+                *time = (*time).max(*known);
+            }
+        }
+        if self.clocks.iter().enumerate().any(|(w, c)| c[w] >= LAST_TICK) {
+            self.restart();
+        }
+    }
+
+    /// Clocks have run out: they start again, and what was done so far counts as in order.
+    fn restart(&mut self) {
+        *self.clocks = [[1; WARPS]; WARPS];
+        self.readers.fill([0; 2]);
+        for writer in &mut self.writers {
+            if *writer != 0 && *writer != PENDING {
+                *writer = Record::new(0, true, 0, 0).0;
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn granules(&self, address: u64, bytes: u32) -> std::ops::RangeInclusive<usize> {
+        (address >> self.granule_bits) as usize..=((address + u64::from(bytes) - 1) >> self.granule_bits) as usize
+    }
+
+    #[inline(always)]
+    fn ordered(&self, earlier: Record, me: Record) -> bool {
+        let same_thread = earlier.warp() == me.warp() && earlier.lane() == me.lane() && me.lane() != SEVERAL;
+        same_thread || earlier.clock() < self.clocks[me.warp()][earlier.warp()]
+    }
+
+    #[cold]
+    fn refuse(&self, granule: usize, earlier: Record, me: Record, now: &str, before: &str) -> Box<Stop> {
+        let address = granule << self.granule_bits;
+        let lane = if me.lane() == SEVERAL { 0 } else { me.lane() };
+        let (kind, detail) = match earlier.0 {
+            0 => (FaultKind::Unwritten, format!("shared address {address:#x} is {now}, but nothing wrote it")),
+            PENDING => {
+                let detail = format!("shared address {address:#x} is {now}, but its cp.async has not been waited for");
+                (FaultKind::PendingCopy, detail)
+            }
+            _ => {
+                let detail =
+                    format!("shared address {address:#x} is {now} here and was {before} by {}, with no barrier between", earlier.who());
+                (FaultKind::SharedRace, detail)
+            }
+        };
+        Stop::new(kind, lane, detail)
+    }
+}
+
+/// Wavefronts of a warp's access to shared memory, and the fewest that could do: lanes go in phases of 128 bytes, and a phase takes as many
+/// passes over the 32 banks as the bank with the most distinct words needs.
+pub(super) fn wavefronts(addresses: &[u64; LANES], mask: u32, bytes: u32) -> (u64, u64) {
+    let unit = bytes.max(4);
+    let per_phase = (128 / unit) as usize;
+    let unit_bits = unit.trailing_zeros();
+    let (mut passes, mut least) = (0, 0);
+    for phase in 0..LANES / per_phase {
+        let lanes = phase * per_phase..(phase + 1) * per_phase;
+        let active = lanes.clone().filter(|&l| mask >> l & 1 == 1);
+        // Distinct units in each group of banks; a group is as wide as the unit.
+        let mut seen = [[0u32; LANES]; LANES];
+        let mut count = [0u8; LANES];
+        let (mut distinct, mut worst) = (0, 0);
+        for lane in active {
+            let word = (addresses[lane] >> unit_bits) as u32 + 1;
+            let bank = (word - 1) as usize % per_phase;
+            let known = count[bank] as usize;
+            if !seen[bank][..known].contains(&word) {
+                seen[bank][known] = word;
+                count[bank] += 1;
+                distinct += 1;
+                worst = worst.max(count[bank]);
+            }
+        }
+        passes += u64::from(worst);
+        least += (distinct as u64).div_ceil(per_phase as u64);
+    }
+    (passes, least)
+}
