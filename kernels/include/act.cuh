@@ -35,36 +35,36 @@ __forceinline__ float normal_cdf(float x) {
     return x > 0.0f ? 1.0f - tail : tail;
 }
 
-// The functions are numbered as src/ops/launch.rs numbers them; ACT is known when compiling.
+// The functions are numbered as src/ops/lowering.rs numbers them; Function is known when compiling.
 enum Act { ACT_NONE, ACT_RELU, ACT_SILU, ACT_GELU, ACT_QUICK_GELU, ACT_LEAKY_RELU, ACT_PRELU, ACT_SIGMOID };
 
 /// act(x). `slope` is that of the negative half under LEAKY_RELU and PRELU.
-template <int ACT> __forceinline__ float activate(float x, float slope = 0.0f) {
-    if constexpr (ACT == ACT_RELU) return x < 0.0f ? 0.0f : x;
-    if constexpr (ACT == ACT_SILU) return x * sigmoid(x);
-    if constexpr (ACT == ACT_GELU) return x * normal_cdf(x);
-    if constexpr (ACT == ACT_QUICK_GELU) return x * sigmoid(1.702f * x);
-    if constexpr (ACT == ACT_LEAKY_RELU || ACT == ACT_PRELU) return x > 0.0f ? x : slope * x;
-    if constexpr (ACT == ACT_SIGMOID) return sigmoid(x);
+template <int Function> __forceinline__ float activate(float x, float slope = 0.0f) {
+    if constexpr (Function == ACT_RELU) return x < 0.0f ? 0.0f : x;
+    if constexpr (Function == ACT_SILU) return x * sigmoid(x);
+    if constexpr (Function == ACT_GELU) return x * normal_cdf(x);
+    if constexpr (Function == ACT_QUICK_GELU) return x * sigmoid(1.702f * x);
+    if constexpr (Function == ACT_LEAKY_RELU || Function == ACT_PRELU) return x > 0.0f ? x : slope * x;
+    if constexpr (Function == ACT_SIGMOID) return sigmoid(x);
     return x;
 }
 
 /// d act(x) / dx. At the kink of RELU, LEAKY_RELU and PRELU the negative half counts.
-template <int ACT> __forceinline__ float activate_grad(float x, float slope = 0.0f) {
-    if constexpr (ACT == ACT_RELU) return x > 0.0f ? 1.0f : 0.0f;
-    if constexpr (ACT == ACT_SILU) {
+template <int Function> __forceinline__ float activate_grad(float x, float slope = 0.0f) {
+    if constexpr (Function == ACT_RELU) return x > 0.0f ? 1.0f : 0.0f;
+    if constexpr (Function == ACT_SILU) {
         float s = sigmoid(x);
         return s * fmaf(x, sigmoid(-x), 1.0f);
     }
-    if constexpr (ACT == ACT_GELU) {
+    if constexpr (Function == ACT_GELU) {
         constexpr float INV_SQRT_2_PI = 0.3989422804014327f;
         return fmaf(x * INV_SQRT_2_PI, exp_approx(-0.5f * x * x), normal_cdf(x));
     }
-    if constexpr (ACT == ACT_QUICK_GELU) {
+    if constexpr (Function == ACT_QUICK_GELU) {
         float z = 1.702f * x, s = sigmoid(z);
         return s * fmaf(z, sigmoid(-z), 1.0f);
     }
-    if constexpr (ACT == ACT_LEAKY_RELU || ACT == ACT_PRELU) return x > 0.0f ? 1.0f : slope;
-    if constexpr (ACT == ACT_SIGMOID) return sigmoid(x) * sigmoid(-x);
+    if constexpr (Function == ACT_LEAKY_RELU || Function == ACT_PRELU) return x > 0.0f ? 1.0f : slope;
+    if constexpr (Function == ACT_SIGMOID) return sigmoid(x) * sigmoid(-x);
     return 1.0f;
 }

@@ -1,4 +1,5 @@
 // Storage types and vector accesses. Values are stored as bf16, f16 or f32 and computed with as f32.
+// Template parameters of the headers have names that no kernel is specialised by: T, V, ACT and the like are macros.
 #pragma once
 #include "ptx.cuh"
 
@@ -23,7 +24,7 @@ __forceinline__ float to_f32(float x) { return x; }
 __forceinline__ float to_f32(bf16 x) { return __uint_as_float(u32(x.bits) << 16); }
 __forceinline__ float to_f32(f16 x) { return ptx::f16_to_f32(x.bits); }
 
-template <typename T> struct Storage;
+template <typename Type> struct Storage;
 
 /// How two values share a word, and how one is stored: all that differs between the types.
 template <> struct Storage<bf16> {
@@ -45,9 +46,10 @@ template <> struct Storage<float> {
 };
 
 /// x rounded to nearest even.
-template <typename T> __forceinline__ T from_f32(float x) { return Storage<T>::one(x); }
+template <typename Type> __forceinline__ Type from_f32(float x) { return Storage<Type>::one(x); }
 
 constexpr int lesser(int a, int b) { return a < b ? a : b; }
+constexpr int greater(int a, int b) { return a < b ? b : a; }
 
 /// 4, 8 or 16 bytes that move at once.
 template <int WORDS> struct Words;
@@ -55,36 +57,36 @@ template <> struct Words<1> { typedef u32 type; };
 template <> struct Words<2> { typedef uint2 type; };
 template <> struct Words<4> { typedef uint4 type; };
 
-/// N values of T that lie beside each other, as they are stored; aligned to their size or to 16 bytes, whichever is less.
-template <typename T, int N> struct alignas(lesser(16, N * int(sizeof(T)))) Vec {
+/// N values of Type that lie beside each other, as they are stored; aligned to their size or to 16 bytes, whichever is less.
+template <typename Type, int N> struct alignas(greater(4, lesser(16, N * int(sizeof(Type))))) Vec {
     // enumerators, because constants that have an address would be emitted as device memory
-    enum { BYTES = N * int(sizeof(T)), WORDS = BYTES < 4 ? 1 : BYTES / 4, STEP = lesser(WORDS, 4) };
+    enum { BYTES = N * int(sizeof(Type)), WORDS = BYTES < 4 ? 1 : BYTES / 4, STEP = lesser(WORDS, 4) };
     static_assert(BYTES < 4 || BYTES % 4 == 0, "a vector is one 16-bit value or whole words");
     u32 words[WORDS];
 
-    static __forceinline__ Vec load(const T *at) {
+    static __forceinline__ Vec load(const Type *at) {
         Vec v;
         if constexpr (BYTES < 4) {
             v.words[0] = *reinterpret_cast<const u16 *>(at);
         } else {
-            typedef typename Words<STEP>::type W;
+            typedef typename Words<STEP>::type Word;
 #pragma unroll
             for (int i = 0; i < WORDS / STEP; i++) {
-                W w = reinterpret_cast<const W *>(at)[i];
-                *reinterpret_cast<W *>(&v.words[i * STEP]) = w;
+                Word w = reinterpret_cast<const Word *>(at)[i];
+                *reinterpret_cast<Word *>(&v.words[i * STEP]) = w;
             }
         }
         return v;
     }
 
-    __forceinline__ void store(T *at) const {
+    __forceinline__ void store(Type *at) const {
         if constexpr (BYTES < 4) {
             *reinterpret_cast<u16 *>(at) = u16(words[0]);
         } else {
-            typedef typename Words<STEP>::type W;
+            typedef typename Words<STEP>::type Word;
 #pragma unroll
             for (int i = 0; i < WORDS / STEP; i++) {
-                reinterpret_cast<W *>(at)[i] = *reinterpret_cast<const W *>(&words[i * STEP]);
+                reinterpret_cast<Word *>(at)[i] = *reinterpret_cast<const Word *>(&words[i * STEP]);
             }
         }
     }
@@ -98,36 +100,52 @@ template <typename T, int N> struct alignas(lesser(16, N * int(sizeof(T)))) Vec 
 
     /// The value at i, which must be known when compiling.
     __forceinline__ float operator[](int i) const {
-        if constexpr (sizeof(T) == 4) {
+        if constexpr (sizeof(Type) == 4) {
             return __uint_as_float(words[i]);
         } else {
-            return i % 2 ? Storage<T>::second(words[i / 2]) : Storage<T>::first(words[i / 2]);
+            return i % 2 ? Storage<Type>::second(words[i / 2]) : Storage<Type>::first(words[i / 2]);
         }
     }
 
     static __forceinline__ Vec of(const float (&x)[N]) {
         Vec v;
-        if constexpr (sizeof(T) == 4) {
+        if constexpr (sizeof(Type) == 4) {
 #pragma unroll
             for (int i = 0; i < N; i++) v.words[i] = __float_as_uint(x[i]);
         } else if constexpr (N == 1) {
-            v.words[0] = Storage<T>::one(x[0]).bits;
+            v.words[0] = Storage<Type>::one(x[0]).bits;
         } else {
 #pragma unroll
-            for (int i = 0; i < N / 2; i++) v.words[i] = Storage<T>::pair(x[2 * i], x[2 * i + 1]);
+            for (int i = 0; i < N / 2; i++) v.words[i] = Storage<Type>::pair(x[2 * i], x[2 * i + 1]);
         }
         return v;
     }
 };
 
-/// N values from `at`, which is aligned as Vec<T, N> is.
-template <int N, typename T> __forceinline__ void load(float (&x)[N], const T *at) {
-    Vec<T, N> v = Vec<T, N>::load(at);
+/// N values from `at`, which is aligned as Vec<Type, N> is.
+template <int N, typename Type> __forceinline__ void load(float (&x)[N], const Type *at) {
+    Vec<Type, N> v = Vec<Type, N>::load(at);
 #pragma unroll
     for (int i = 0; i < N; i++) x[i] = v[i];
 }
 
-/// N values to `at`, which is aligned as Vec<T, N> is.
-template <int N, typename T> __forceinline__ void store(T *at, const float (&x)[N]) {
-    Vec<T, N>::of(x).store(at);
+/// N values to `at`, which is aligned as Vec<Type, N> is.
+template <int N, typename Type> __forceinline__ void store(Type *at, const float (&x)[N]) {
+    Vec<Type, N>::of(x).store(at);
+}
+
+/// The first `count` values of N, for the last vector of an array; the others are zero.
+template <int N, typename Type> __forceinline__ void load_some(float (&x)[N], const Type *at, u32 count) {
+    if (count >= N) return load(x, at);
+#pragma unroll
+    for (int i = 0; i < N; i++) x[i] = i < int(count) ? to_f32(at[i]) : 0.0f;
+}
+
+/// Only the first `count` values of N.
+template <int N, typename Type> __forceinline__ void store_some(Type *at, const float (&x)[N], u32 count) {
+    if (count >= N) return store(at, x);
+#pragma unroll
+    for (int i = 0; i < N; i++) {
+        if (i < int(count)) at[i] = from_f32<Type>(x[i]);
+    }
 }

@@ -27,8 +27,22 @@ macro_rules! headers {
 }
 
 /// Names and texts of the headers that kernels may include: all of `kernels/include`.
-pub const HEADERS: &[(&str, &str)] =
-    headers!["act.cuh", "epilogue.cuh", "fma.cuh", "gemm.cuh", "ptx.cuh", "source.cuh", "tile.cuh", "types.cuh", "windows.cuh",];
+pub const HEADERS: &[(&str, &str)] = headers![
+    "act.cuh",
+    "columns.cuh",
+    "copy.cuh",
+    "epilogue.cuh",
+    "fma.cuh",
+    "gemm.cuh",
+    "ptx.cuh",
+    "reduce.cuh",
+    "rows.cuh",
+    "source.cuh",
+    "tile.cuh",
+    "trig.cuh",
+    "types.cuh",
+    "windows.cuh",
+];
 
 impl KernelFile {
     /// Text of the generated header `params.cuh`.

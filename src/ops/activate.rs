@@ -1,8 +1,10 @@
 //! An activation on its own, where no other operation can carry it.
 
+use super::lowering::{Columns, activation, count, flat, access};
 use super::{Activation, Case, Cost, HostArray, HostIo, Ins, Op, Fill, each_dtype, filled, normal, vector, unsupported};
 use crate::device::cpu::elementwise::{self, Channels};
 use crate::device::cpu::simd::Elem;
+use crate::device::{Arch, KernelFile, KernelKey, Lowered, Slot, kernel_file, kernel_params, kernel_type};
 use crate::{DType, Result, Ty};
 use half::bf16;
 
@@ -41,6 +43,22 @@ impl Op for Activate {
             DType::Bf16 => self.run::<bf16>(io),
             other => Err(unsupported(other)),
         }
+    }
+
+    fn lower(&self, _ins: &[Option<Ty>], outs: &[Ty], _arch: Arch) -> Result<Lowered> {
+        let (y, (act, slope)) = (outs[0], activation(self.act));
+        let kernel = |entry| KernelKey::new(&FILE, entry).define("T", kernel_type(y.dtype)).define("ACT", act);
+        if self.act == Activation::PRelu {
+            let (rows, channels) = (y.shape.rows(), y.shape.last_axis());
+            let columns = Columns::new(&[y.dtype, DType::F32], rows, channels)?;
+            let rows_per_block = columns.rows_per_block as u32;
+            let (rows, channels) = (rows as u32, channels as u32);
+            let params = ActivatePreluParams { x: Slot::In(0), slope: Slot::In(1), y: Slot::Out(0), rows, channels, rows_per_block };
+            return Ok(columns.launch(kernel("activate_prelu"), params.pack()));
+        }
+        let (values, width) = (y.shape.elements(), access(&[y.dtype], 16));
+        let params = ActivateParams { x: Slot::In(0), y: Slot::Out(0), count: count(values)?, slope };
+        flat(kernel("activate_forward").define("V", width), values, width, params.pack())
     }
 
     fn cost(&self, ins: &[Option<Ty>], outs: &[Ty]) -> Cost {
@@ -83,6 +101,16 @@ impl Activate {
         Ok(())
     }
 }
+
+kernel_params! {
+    /// Of `activate_forward`; `slope` is LeakyReLU's.
+    struct ActivateParams { x: ptr, y: ptr, count: u32, slope: f32 }
+}
+kernel_params! {
+    /// Of `activate_prelu`.
+    struct ActivatePreluParams { x: ptr, slope: ptr, y: ptr, rows: u32, channels: u32, rows_per_block: u32 }
+}
+static FILE: KernelFile = kernel_file!("activate", [ActivateParams, ActivatePreluParams]);
 
 #[cfg(test)]
 mod tests {

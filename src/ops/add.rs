@@ -1,8 +1,10 @@
 //! Sum of two values.
 
+use super::lowering::{activation, count, flat, access};
 use super::{Activation, Case, Cost, HostArray, HostIo, Ins, Op, each_dtype, normal, unsupported};
 use crate::device::cpu::elementwise;
 use crate::device::cpu::simd::Elem;
+use crate::device::{Arch, KernelFile, KernelKey, Lowered, Slot, kernel_file, kernel_params, kernel_type};
 use crate::{DType, Result, Shape, Ty};
 use half::bf16;
 
@@ -37,6 +39,14 @@ impl Op for Add {
         }
     }
 
+    fn lower(&self, _ins: &[Option<Ty>], outs: &[Ty], _arch: Arch) -> Result<Lowered> {
+        let (y, (act, leak)) = (outs[0], activation(self.act));
+        let (values, width) = (y.shape.elements(), access(&[y.dtype], 16));
+        let kernel = KernelKey::new(&FILE, "add_forward").define("T", kernel_type(y.dtype)).define("ACT", act).define("V", width);
+        let params = AddParams { a: Slot::In(0), b: Slot::In(1), y: Slot::Out(0), count: count(values)?, leak };
+        flat(kernel, values, width, params.pack())
+    }
+
     fn cost(&self, ins: &[Option<Ty>], outs: &[Ty]) -> Cost {
         Cost::elementwise(1, ins, outs)
     }
@@ -61,6 +71,12 @@ impl Add {
         Ok(())
     }
 }
+
+kernel_params! {
+    /// Of `add_forward`; `leak` is the slope of LeakyReLU.
+    struct AddParams { a: ptr, b: ptr, y: ptr, count: u32, leak: f32 }
+}
+static FILE: KernelFile = kernel_file!("add", [AddParams]);
 
 #[cfg(test)]
 mod tests {

@@ -1,8 +1,10 @@
 //! Scale and shift per channel: an inference-time batch normalisation.
 
+use super::lowering::{Columns, activation};
 use super::{Activation, Case, Cost, HostArray, HostIo, Ins, Op, Fill, each_dtype, filled, normal, vector, unsupported};
 use crate::device::cpu::elementwise::{self, Channels};
 use crate::device::cpu::simd::Elem;
+use crate::device::{Arch, KernelFile, KernelKey, Lowered, Slot, kernel_file, kernel_params, kernel_type};
 use crate::{DType, Result, Shape, Ty};
 use half::bf16;
 
@@ -56,6 +58,28 @@ impl Op for Affine {
         }
     }
 
+    fn lower(&self, ins: &[Option<Ty>], outs: &[Ty], _arch: Arch) -> Result<Lowered> {
+        let (y, (act, leak)) = (outs[0], activation(self.act));
+        let (rows, channels) = (y.shape.rows(), y.shape.last_axis());
+        let columns = Columns::new(&[y.dtype, DType::F32], rows, channels)?;
+        let params = AffineParams {
+            x: Slot::In(0),
+            mean: Slot::In(1),
+            variance: Slot::In(2),
+            weight: Slot::In(3),
+            bias: Slot::In(4),
+            slope: Slot::optional(ins, 5),
+            y: Slot::Out(0),
+            rows: rows as u32,
+            channels: channels as u32,
+            rows_per_block: columns.rows_per_block as u32,
+            eps: self.eps,
+            leak,
+        };
+        let kernel = KernelKey::new(&FILE, "affine_forward").define("T", kernel_type(y.dtype)).define("ACT", act);
+        Ok(columns.launch(kernel, params.pack()))
+    }
+
     fn cost(&self, ins: &[Option<Ty>], outs: &[Ty]) -> Cost {
         Cost::elementwise(2, ins, outs)
     }
@@ -94,6 +118,15 @@ impl Affine {
         Ok(())
     }
 }
+
+kernel_params! {
+    /// Of `affine_forward`; `leak` is the slope of LeakyReLU.
+    struct AffineParams {
+        x: ptr, mean: ptr, variance: ptr, weight: ptr, bias: ptr, slope: ptr, y: ptr,
+        rows: u32, channels: u32, rows_per_block: u32, eps: f32, leak: f32,
+    }
+}
+static FILE: KernelFile = kernel_file!("affine", [AffineParams]);
 
 #[cfg(test)]
 mod tests {

@@ -1,9 +1,11 @@
 //! Conversion between storage types.
 
 use super::host::by_reference;
+use super::lowering::{count, flat, typed, access};
 use super::{Activation, Case, Cost, HostArray, HostIo, Ins, Op, Fill, filled, normal};
 use crate::device::cpu::copy;
 use crate::device::cpu::elementwise::map;
+use crate::device::{Arch, KernelFile, KernelKey, Lowered, Slot, kernel_file, kernel_params};
 use crate::{DType, Result, Ty};
 
 /// The same values in another floating-point type, rounded to nearest even.
@@ -40,6 +42,14 @@ impl Op for Cast {
         Ok(())
     }
 
+    fn lower(&self, ins: &[Option<Ty>], outs: &[Ty], _arch: Arch) -> Result<Lowered> {
+        let (from, y) = (ins[0].map_or(self.dtype, |x| x.dtype), outs[0]);
+        let (values, width) = (y.shape.elements(), access(&[from, y.dtype], 16));
+        let kernel = typed(KernelKey::new(&FILE, "cast_forward"), from, y.dtype).define("V", width);
+        let params = CastParams { x: Slot::In(0), y: Slot::Out(0), count: count(values)? };
+        flat(kernel, values, width, params.pack())
+    }
+
     fn cost(&self, ins: &[Option<Ty>], outs: &[Ty]) -> Cost {
         Cost::touching(0, ins, outs)
     }
@@ -58,6 +68,12 @@ impl Op for Cast {
         pairs.into_iter().flat_map(sizes).collect()
     }
 }
+
+kernel_params! {
+    /// Of `cast_forward`.
+    struct CastParams { x: ptr, y: ptr, count: u32 }
+}
+static FILE: KernelFile = kernel_file!("cast", [CastParams]);
 
 #[cfg(test)]
 mod tests {

@@ -1,7 +1,9 @@
 //! Values side by side along the last axis: the UNet's skip connections.
 
+use super::lowering::{count, unit};
 use super::{Case, Cost, HostArray, HostIo, Ins, Op, each_dtype, normal};
 use crate::device::cpu::copy;
+use crate::device::{Arch, KernelFile, KernelKey, Launch, Lowered, Slot, kernel_file, kernel_params};
 use crate::{Result, Ty};
 
 /// `[a, b, ...]` along the last axis. All inputs agree in type and in every other axis.
@@ -45,6 +47,36 @@ impl Op for Concat {
         Ok(())
     }
 
+    fn lower(&self, ins: &[Option<Ty>], outs: &[Ty], _arch: Arch) -> Result<Lowered> {
+        let bytes: Vec<usize> = ins.iter().flatten().map(|x| x.shape.last_axis() * x.dtype.size()).collect();
+        let unit = unit(bytes.iter().copied());
+        let widths: Vec<u32> = bytes.iter().map(|b| (b / unit) as u32).collect();
+        let rows = count(outs[0].shape.rows())?;
+        count(outs[0].bytes() / unit)?;
+        let launch = |(k, some): (usize, &[u32])| {
+            let slot = |i: usize| if i < some.len() { Slot::In(4 * k + i) } else { Slot::Null };
+            let width = |i: usize| some.get(i).copied().unwrap_or(0);
+            let params = ConcatParams {
+                x0: slot(0),
+                x1: slot(1),
+                x2: slot(2),
+                x3: slot(3),
+                y: Slot::Out(0),
+                width0: width(0),
+                width1: width(1),
+                width2: width(2),
+                width3: width(3),
+                start: widths[..4 * k].iter().sum(),
+                width: widths.iter().sum(),
+                rows,
+            };
+            let kernel = KernelKey::new(&FILE, "concat_forward").define("UNIT", unit);
+            let units = rows * some.iter().copied().max().unwrap_or(0);
+            Launch { kernel, grid: [units.div_ceil(256), some.len() as u32, 1], block: [256, 1, 1], shared: 0, params: params.pack() }
+        };
+        Ok(Lowered { launches: widths.chunks(4).enumerate().map(launch).collect(), scratch: 0 })
+    }
+
     fn cost(&self, ins: &[Option<Ty>], outs: &[Ty]) -> Cost {
         Cost::touching(0, ins, outs)
     }
@@ -60,6 +92,15 @@ impl Op for Concat {
         })
     }
 }
+
+kernel_params! {
+    /// Of `concat_forward`: widths are units of a row, `start` is where x0 goes.
+    struct ConcatParams {
+        x0: ptr, x1: ptr, x2: ptr, x3: ptr, y: ptr,
+        width0: u32, width1: u32, width2: u32, width3: u32, start: u32, width: u32, rows: u32,
+    }
+}
+static FILE: KernelFile = kernel_file!("concat", [ConcatParams]);
 
 #[cfg(test)]
 mod tests {

@@ -1,7 +1,9 @@
 //! Classifier-free guidance and one deterministic DDIM update.
 
 use super::host::by_reference;
+use super::lowering::{count, flat, access};
 use super::{Case, Cost, HostArray, HostIo, Ins, Op, Fill, each_dtype, filled, normal};
+use crate::device::{Arch, KernelFile, KernelKey, Lowered, Slot, kernel_file, kernel_params, kernel_type};
 use crate::{DType, Result, Ty};
 
 /// `e = e_u + g (e_c − e_u)`, `x0 = (x − √(1−ā) e) / √ā`, `y = √ā′ x0 + √(1−ā′) e` (Song et al. 2020, eta 0).
@@ -49,6 +51,17 @@ impl Op for DdimStep {
         by_reference(self, io)
     }
 
+    fn lower(&self, ins: &[Option<Ty>], outs: &[Ty], _arch: Arch) -> Result<Lowered> {
+        let eps = ins[1].map_or(DType::F32, |eps| eps.dtype);
+        let (values, width) = (outs[0].shape.elements(), access(&[DType::F32, eps], 16));
+        let guidance = Slot::optional(ins, 3);
+        let guided = u32::from(guidance != Slot::Null);
+        let kernel = KernelKey::new(&FILE, "ddim_step_forward").define("T", kernel_type(eps)).define("V", width).define("GUIDED", guided);
+        let (x, eps, coefficients, y) = (Slot::In(0), Slot::In(1), Slot::In(2), Slot::Out(0));
+        let params = DdimStepParams { x, eps, coefficients, guidance, y, count: count(values)? };
+        flat(kernel, values, width, params.pack())
+    }
+
     fn cost(&self, ins: &[Option<Ty>], outs: &[Ty]) -> Cost {
         Cost::elementwise(9, ins, outs)
     }
@@ -66,6 +79,12 @@ impl Op for DdimStep {
         })
     }
 }
+
+kernel_params! {
+    /// Of `ddim_step_forward`.
+    struct DdimStepParams { x: ptr, eps: ptr, coefficients: ptr, guidance: ptr, y: ptr, count: u32 }
+}
+static FILE: KernelFile = kernel_file!("ddim_step", [DdimStepParams]);
 
 #[cfg(test)]
 mod tests {

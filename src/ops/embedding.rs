@@ -1,8 +1,10 @@
 //! Token embedding with pseudo-word slots.
 
+use super::lowering::{count, flat, access};
 use super::{Activation, Case, Cost, HostArray, HostIo, Ins, Op, Fill, each_dtype, filled, normal, unsupported};
 use crate::device::cpu::elementwise::add;
 use crate::device::cpu::simd::Elem;
+use crate::device::{Arch, KernelFile, KernelKey, Lowered, Slot, kernel_file, kernel_params, kernel_type};
 use crate::{DType, Result, Ty};
 use half::bf16;
 
@@ -67,6 +69,28 @@ impl Op for Embedding {
         }
     }
 
+    fn lower(&self, ins: &[Option<Ty>], outs: &[Ty], _arch: Arch) -> Result<Lowered> {
+        let (&[images, tokens, channels], Some(table)) = (&*outs[0].shape, ins[1]) else {
+            return Err(super::op_error::<Self>("table or output is missing"));
+        };
+        let width = access(&[table.dtype], channels);
+        let kernel = KernelKey::new(&FILE, "embedding_forward").define("T", kernel_type(table.dtype)).define("V", width);
+        let params = EmbeddingParams {
+            ids: Slot::In(0),
+            table: Slot::In(1),
+            positions: Slot::In(2),
+            slots: Slot::optional(ins, 3),
+            embeds: Slot::optional(ins, 4),
+            y: Slot::Out(0),
+            images: count(images)?,
+            tokens: count(tokens)?,
+            channels: count(channels)?,
+            vocabulary: count(table.shape[0])?,
+            slot_count: ins.get(3).copied().flatten().map_or(0, |slots| slots.shape[1] as u32),
+        };
+        flat(kernel, outs[0].shape.elements(), width, params.pack())
+    }
+
     fn cost(&self, ins: &[Option<Ty>], outs: &[Ty]) -> Cost {
         // only the rows that are read count, not the whole table
         let rows = Cost::touching(0, &ins[..1], outs).bytes + 2 * outs[0].bytes() as u64;
@@ -114,6 +138,15 @@ impl Embedding {
         Ok(())
     }
 }
+
+kernel_params! {
+    /// Of `embedding_forward`.
+    struct EmbeddingParams {
+        ids: ptr, table: ptr, positions: ptr, slots: ptr, embeds: ptr, y: ptr,
+        images: u32, tokens: u32, channels: u32, vocabulary: u32, slot_count: u32,
+    }
+}
+static FILE: KernelFile = kernel_file!("embedding", [EmbeddingParams]);
 
 #[cfg(test)]
 mod tests {

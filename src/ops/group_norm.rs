@@ -1,8 +1,11 @@
 //! Group normalisation of channels-last values, with an optional SiLU.
 
+mod lower;
+
 use super::{Case, Cost, HostArray, HostIo, Ins, Op, CaseInput, Fill, each_dtype, filled, normal, vector, unsupported};
 use crate::device::cpu::group_norm::{Shape, group_norm};
 use crate::device::cpu::simd::Elem;
+use crate::device::{Arch, Lowered};
 use crate::{DType, Result, Ty};
 use half::bf16;
 
@@ -66,6 +69,10 @@ impl Op for GroupNorm {
             DType::Bf16 => self.run::<bf16>(io),
             other => Err(unsupported(other)),
         }
+    }
+
+    fn lower(&self, _ins: &[Option<Ty>], outs: &[Ty], arch: Arch) -> Result<Lowered> {
+        lower::launches(self, &outs[0], arch)
     }
 
     fn cost(&self, ins: &[Option<Ty>], outs: &[Ty]) -> Cost {

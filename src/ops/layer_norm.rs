@@ -1,8 +1,10 @@
 //! Layer normalisation over the last axis.
 
+use super::lowering::Rows;
 use super::{Case, Cost, HostArray, HostIo, Ins, Op, CaseInput, Fill, each_dtype, filled, normal, vector, unsupported};
 use crate::device::cpu::rows;
 use crate::device::cpu::simd::Elem;
+use crate::device::{Arch, KernelFile, KernelKey, Lowered, Slot, kernel_file, kernel_params, kernel_type};
 use crate::{DType, Result, Ty};
 use half::bf16;
 
@@ -52,6 +54,16 @@ impl Op for LayerNorm {
         }
     }
 
+    fn lower(&self, _ins: &[Option<Ty>], outs: &[Ty], _arch: Arch) -> Result<Lowered> {
+        let (dtype, count, channels) = (outs[0].dtype, outs[0].shape.rows(), outs[0].shape.last_axis());
+        let rows = Rows::new(&[dtype, DType::F32], count, channels)?;
+        let (x, weight, bias, y) = (Slot::In(0), Slot::In(1), Slot::In(2), Slot::Out(0));
+        let rows_per_block = rows.rows_per_block as u32;
+        let params = LayerNormParams { x, weight, bias, y, rows: count as u32, channels: channels as u32, rows_per_block, eps: self.eps };
+        let kernel = KernelKey::new(&FILE, "layer_norm_forward").define("T", kernel_type(dtype));
+        Ok(rows.launch(kernel, 8 * channels, params.pack()).into())
+    }
+
     fn cost(&self, ins: &[Option<Ty>], outs: &[Ty]) -> Cost {
         Cost::elementwise(8, ins, outs)
     }
@@ -84,6 +96,12 @@ impl LayerNorm {
         Ok(())
     }
 }
+
+kernel_params! {
+    /// Of `layer_norm_forward`.
+    struct LayerNormParams { x: ptr, weight: ptr, bias: ptr, y: ptr, rows: u32, channels: u32, rows_per_block: u32, eps: f32 }
+}
+static FILE: KernelFile = kernel_file!("layer_norm", [LayerNormParams]);
 
 #[cfg(test)]
 mod tests {

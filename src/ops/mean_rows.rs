@@ -1,8 +1,10 @@
 //! Mean over the middle axis: pooled image features.
 
+use super::lowering::{count, access};
 use super::{Case, Cost, HostArray, HostIo, Ins, Op, each_dtype, normal, unsupported};
 use crate::device::cpu::pool::mean_rows;
 use crate::device::cpu::simd::Elem;
+use crate::device::{Arch, KernelFile, KernelKey, Launch, Lowered, Slot, kernel_file, kernel_params, kernel_type};
 use crate::{DType, Result, Ty};
 use half::bf16;
 
@@ -35,6 +37,17 @@ impl Op for MeanRows {
         }
     }
 
+    fn lower(&self, ins: &[Option<Ty>], outs: &[Ty], _arch: Arch) -> Result<Lowered> {
+        let (dtype, images, channels) = (outs[0].dtype, count(outs[0].shape[0])?, count(outs[0].shape[1])?);
+        let rows = count(ins[0].map_or(0, |x| x.shape[1]))?;
+        let width = access(&[dtype], channels as usize);
+        let kernel = KernelKey::new(&FILE, "mean_rows_forward").define("T", kernel_type(dtype)).define("V", width);
+        let params = MeanRowsParams { x: Slot::In(0), y: Slot::Out(0), rows, channels };
+        let lanes = 16;
+        let grid = [channels.div_ceil(lanes * width as u32), images, 1];
+        Ok(Launch { kernel, grid, block: [lanes, 256 / lanes, 1], shared: 0, params: params.pack() }.into())
+    }
+
     fn cost(&self, ins: &[Option<Ty>], outs: &[Ty]) -> Cost {
         let flops = ins.first().copied().flatten().map_or(0, |x| x.shape.elements()) as u64;
         Cost::touching(flops, ins, outs)
@@ -55,6 +68,12 @@ impl MeanRows {
         Ok(())
     }
 }
+
+kernel_params! {
+    /// Of `mean_rows_forward`.
+    struct MeanRowsParams { x: ptr, y: ptr, rows: u32, channels: u32 }
+}
+static FILE: KernelFile = kernel_file!("mean_rows", [MeanRowsParams]);
 
 #[cfg(test)]
 mod tests {

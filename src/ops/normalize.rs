@@ -1,8 +1,10 @@
 //! Vectors of unit length.
 
+use super::lowering::Rows;
 use super::{Case, Cost, HostArray, HostIo, Ins, Op, Fill, each_dtype, filled, normal, unsupported};
 use crate::device::cpu::rows;
 use crate::device::cpu::simd::Elem;
+use crate::device::{Arch, KernelFile, KernelKey, Lowered, Slot, kernel_file, kernel_params, kernel_type};
 use crate::{DType, Result, Ty};
 use half::bf16;
 
@@ -39,6 +41,15 @@ impl Op for Normalize {
         }
     }
 
+    fn lower(&self, _ins: &[Option<Ty>], outs: &[Ty], _arch: Arch) -> Result<Lowered> {
+        let (dtype, count, channels) = (outs[0].dtype, outs[0].shape.rows(), outs[0].shape.last_axis());
+        let rows = Rows::new(&[dtype], count, channels)?;
+        let (rows_per_block, eps) = (rows.rows_per_block as u32, self.eps);
+        let params = NormalizeParams { x: Slot::In(0), y: Slot::Out(0), rows: count as u32, channels: channels as u32, rows_per_block, eps };
+        let kernel = KernelKey::new(&FILE, "normalize_forward").define("T", kernel_type(dtype));
+        Ok(rows.launch(kernel, 0, params.pack()).into())
+    }
+
     fn cost(&self, ins: &[Option<Ty>], outs: &[Ty]) -> Cost {
         Cost::elementwise(3, ins, outs)
     }
@@ -64,6 +75,12 @@ impl Normalize {
         Ok(())
     }
 }
+
+kernel_params! {
+    /// Of `normalize_forward`.
+    struct NormalizeParams { x: ptr, y: ptr, rows: u32, channels: u32, rows_per_block: u32, eps: f32 }
+}
+static FILE: KernelFile = kernel_file!("normalize", [NormalizeParams]);
 
 #[cfg(test)]
 mod tests {

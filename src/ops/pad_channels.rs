@@ -1,7 +1,9 @@
 //! Zero channels after the last one: how BlazeFace widens its shortcuts.
 
+use super::lowering::{count, flat, unit};
 use super::{Case, Cost, HostArray, HostIo, Ins, Op, each_dtype, normal};
 use crate::device::cpu::copy;
+use crate::device::{Arch, KernelFile, KernelKey, Lowered, Slot, kernel_file, kernel_params};
 use crate::{Result, Ty};
 
 /// `x [..,C]` with zeros up to `channels` in the last axis.
@@ -35,6 +37,15 @@ impl Op for PadChannels {
         Ok(())
     }
 
+    fn lower(&self, ins: &[Option<Ty>], outs: &[Ty], _arch: Arch) -> Result<Lowered> {
+        let y = outs[0];
+        let [from, to] = [ins[0].map_or(0, |x| x.shape.last_axis()), self.channels].map(|c| c * y.dtype.size());
+        let unit = unit([from, to]);
+        let (x, rows) = (Slot::In(0), count(y.shape.rows())?);
+        let params = PadChannelsParams { x, y: Slot::Out(0), rows, from: (from / unit) as u32, to: (to / unit) as u32 };
+        flat(KernelKey::new(&FILE, "pad_channels_forward").define("UNIT", unit), y.bytes() / unit, 1, params.pack())
+    }
+
     fn cost(&self, ins: &[Option<Ty>], outs: &[Ty]) -> Cost {
         Cost::touching(0, ins, outs)
     }
@@ -49,6 +60,12 @@ impl Op for PadChannels {
         })
     }
 }
+
+kernel_params! {
+    /// Of `pad_channels_forward`: `from` and `to` are units of a row.
+    struct PadChannelsParams { x: ptr, y: ptr, rows: u32, from: u32, to: u32 }
+}
+static FILE: KernelFile = kernel_file!("pad_channels", [PadChannelsParams]);
 
 #[cfg(test)]
 mod tests {

@@ -1,8 +1,10 @@
 //! Pooling of channels-last images.
 
+use super::lowering::{count, flat, access};
 use super::{Case, Cost, HostArray, HostIo, Ins, Op, each_dtype, normal, unsupported};
 use crate::device::cpu::pool::{Window, pool};
 use crate::device::cpu::simd::Elem;
+use crate::device::{Arch, KernelFile, KernelKey, Lowered, Slot, kernel_file, kernel_params, kernel_type};
 use crate::{DType, Result, Ty};
 use half::bf16;
 
@@ -77,6 +79,29 @@ impl Op for Pool2d {
         }
     }
 
+    fn lower(&self, ins: &[Option<Ty>], outs: &[Ty], _arch: Arch) -> Result<Lowered> {
+        let (y, Some(x)) = (outs[0], ins[0]) else { return Err(super::op_error::<Self>("x is required")) };
+        let (values, width) = (y.shape.elements(), access(&[y.dtype], y.shape[3]));
+        let mean = u32::from(self.kind == Pooling::Mean);
+        let kernel = KernelKey::new(&FILE, "pool2d_forward").define("T", kernel_type(y.dtype)).define("V", width).define("MEAN", mean);
+        let params = Pool2dParams {
+            x: Slot::In(0),
+            y: Slot::Out(0),
+            count: count(values)?,
+            height: count(x.shape[1])?,
+            width: count(x.shape[2])?,
+            channels: count(x.shape[3])?,
+            out_height: y.shape[1] as u32,
+            out_width: y.shape[2] as u32,
+            kernel_height: count(self.kernel[0])?,
+            kernel_width: count(self.kernel[1])?,
+            stride: count(self.stride)?,
+            top: self.padding[0] as u32,
+            left: self.padding[1] as u32,
+        };
+        flat(kernel, values, width, params.pack())
+    }
+
     fn cost(&self, ins: &[Option<Ty>], outs: &[Ty]) -> Cost {
         Cost::elementwise((self.kernel[0] * self.kernel[1]) as u64, ins, outs)
     }
@@ -113,6 +138,15 @@ impl Pool2d {
         Ok(())
     }
 }
+
+kernel_params! {
+    /// Of `pool2d_forward`.
+    struct Pool2dParams {
+        x: ptr, y: ptr, count: u32, height: u32, width: u32, channels: u32, out_height: u32, out_width: u32,
+        kernel_height: u32, kernel_width: u32, stride: u32, top: u32, left: u32,
+    }
+}
+static FILE: KernelFile = kernel_file!("pool2d", [Pool2dParams]);
 
 #[cfg(test)]
 mod tests {

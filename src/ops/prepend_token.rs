@@ -1,8 +1,10 @@
 //! The class token before the patches, and positions on all of them.
 
+use super::lowering::{count, flat, access};
 use super::{Activation, Case, Cost, HostArray, HostIo, Ins, Op, each_dtype, normal, vector, unsupported};
 use crate::device::cpu::elementwise::add;
 use crate::device::cpu::simd::Elem;
+use crate::device::{Arch, KernelFile, KernelKey, Lowered, Slot, kernel_file, kernel_params, kernel_type};
 use crate::{DType, Result, Ty};
 use half::bf16;
 
@@ -45,6 +47,16 @@ impl Op for PrependToken {
         }
     }
 
+    fn lower(&self, _ins: &[Option<Ty>], outs: &[Ty], _arch: Arch) -> Result<Lowered> {
+        let &[b, t, c] = &*outs[0].shape else { return Err(super::op_error::<Self>("output is not [B,T,C]")) };
+        let width = access(&[outs[0].dtype, DType::F32], c);
+        let kernel = KernelKey::new(&FILE, "prepend_token_forward").define("T", kernel_type(outs[0].dtype)).define("V", width);
+        let (patches, token, positions, y) = (Slot::In(0), Slot::In(1), Slot::In(2), Slot::Out(0));
+        let (images, tokens, channels) = (count(b)?, count(t)?, count(c)?);
+        let params = PrependTokenParams { patches, token, positions, y, images, tokens, channels };
+        flat(kernel, t * c, width, params.pack())
+    }
+
     fn cost(&self, ins: &[Option<Ty>], outs: &[Ty]) -> Cost {
         Cost::elementwise(1, ins, outs)
     }
@@ -74,6 +86,12 @@ impl PrependToken {
         Ok(())
     }
 }
+
+kernel_params! {
+    /// Of `prepend_token_forward`.
+    struct PrependTokenParams { patches: ptr, token: ptr, positions: ptr, y: ptr, images: u32, tokens: u32, channels: u32 }
+}
+static FILE: KernelFile = kernel_file!("prepend_token", [PrependTokenParams]);
 
 #[cfg(test)]
 mod tests {

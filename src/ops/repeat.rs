@@ -1,7 +1,9 @@
 //! A batch several times over: both halves of guidance from one latent.
 
+use super::lowering::{count, flat, unit};
 use super::{Case, Cost, HostArray, HostIo, Ins, Op, each_dtype, normal};
 use crate::device::cpu::copy;
+use crate::device::{Arch, KernelFile, KernelKey, Lowered, Slot, kernel_file, kernel_params};
 use crate::{Result, Shape, Ty};
 
 /// `[x, x, ...]` along the first axis.
@@ -33,6 +35,13 @@ impl Op for Repeat {
         Ok(())
     }
 
+    fn lower(&self, ins: &[Option<Ty>], _outs: &[Ty], _arch: Arch) -> Result<Lowered> {
+        let bytes = ins[0].map_or(0, |x| x.bytes());
+        let unit = unit([bytes]);
+        let params = RepeatParams { x: Slot::In(0), y: Slot::Out(0), count: count(bytes / unit)?, times: count(self.times)? };
+        flat(KernelKey::new(&FILE, "repeat_forward").define("UNIT", unit), bytes / unit, 1, params.pack())
+    }
+
     fn cost(&self, ins: &[Option<Ty>], outs: &[Ty]) -> Cost {
         Cost::touching(0, ins, outs)
     }
@@ -47,6 +56,12 @@ impl Op for Repeat {
         })
     }
 }
+
+kernel_params! {
+    /// Of `repeat_forward`: `count` is units of x.
+    struct RepeatParams { x: ptr, y: ptr, count: u32, times: u32 }
+}
+static FILE: KernelFile = kernel_file!("repeat", [RepeatParams]);
 
 #[cfg(test)]
 mod tests {

@@ -1,7 +1,9 @@
 //! Scale, offset, clamp and cast by constants: latents at the VAE's door, log-variances, pictures.
 
 use super::host::by_reference;
+use super::lowering::{count, flat, typed, access};
 use super::{Case, Cost, HostArray, HostIo, Ins, Op, normal};
+use crate::device::{Arch, KernelFile, KernelKey, Lowered, Slot, kernel_file, kernel_params};
 use crate::{DType, Result, Ty};
 
 /// `y = clamp(factor · x + offset, low, high)`, stored as `dtype`.
@@ -55,6 +57,16 @@ impl Op for Scale {
         by_reference(self, io)
     }
 
+    fn lower(&self, ins: &[Option<Ty>], outs: &[Ty], _arch: Arch) -> Result<Lowered> {
+        let (from, y) = (ins[0].map_or(self.dtype, |x| x.dtype), outs[0]);
+        let (values, width) = (y.shape.elements(), access(&[from, y.dtype], 16));
+        let kernel = typed(KernelKey::new(&FILE, "scale_forward"), from, y.dtype).define("V", width);
+        let [low, high] = self.range;
+        let (x, y) = (Slot::In(0), Slot::Out(0));
+        let params = ScaleParams { x, y, count: count(values)?, factor: self.factor, offset: self.offset, low, high };
+        flat(kernel, values, width, params.pack())
+    }
+
     fn cost(&self, ins: &[Option<Ty>], outs: &[Ty]) -> Cost {
         Cost::elementwise(2, ins, outs)
     }
@@ -69,6 +81,12 @@ impl Op for Scale {
         ]
     }
 }
+
+kernel_params! {
+    /// Of `scale_forward`.
+    struct ScaleParams { x: ptr, y: ptr, count: u32, factor: f32, offset: f32, low: f32, high: f32 }
+}
+static FILE: KernelFile = kernel_file!("scale", [ScaleParams]);
 
 #[cfg(test)]
 mod tests {

@@ -1,7 +1,9 @@
 //! Some rows of the middle axis: a class token, a slice of a sequence.
 
+use super::lowering::{count, flat, unit};
 use super::{Case, Cost, HostArray, HostIo, Ins, Op, each_dtype, normal};
 use crate::device::cpu::copy;
+use crate::device::{Arch, KernelFile, KernelKey, Lowered, Slot, kernel_file, kernel_params};
 use crate::{Result, Ty};
 
 /// `y = x[:, start .. start + count, :]` of `x [B,S,C]`.
@@ -39,6 +41,17 @@ impl Op for SelectRows {
         Ok(())
     }
 
+    fn lower(&self, ins: &[Option<Ty>], outs: &[Ty], _arch: Arch) -> Result<Lowered> {
+        let y = outs[0];
+        let row = y.shape.last_axis() * y.dtype.size();
+        let unit = unit([row]);
+        let units = |rows: usize| (rows * row / unit) as u32;
+        let image = units(ins[0].map_or(0, |x| x.shape[1]));
+        let (x, images) = (Slot::In(0), count(y.shape[0])?);
+        let params = SelectRowsParams { x, y: Slot::Out(0), images, image, start: units(self.start), taken: units(self.count) };
+        flat(KernelKey::new(&FILE, "select_rows_forward").define("UNIT", unit), y.bytes() / unit, 1, params.pack())
+    }
+
     fn cost(&self, _ins: &[Option<Ty>], outs: &[Ty]) -> Cost {
         Cost { flops: 0, bytes: 2 * outs[0].bytes() as u64 }
     }
@@ -53,6 +66,12 @@ impl Op for SelectRows {
         })
     }
 }
+
+kernel_params! {
+    /// Of `select_rows_forward`: `image`, `start` and `taken` are units of x.
+    struct SelectRowsParams { x: ptr, y: ptr, images: u32, image: u32, start: u32, taken: u32 }
+}
+static FILE: KernelFile = kernel_file!("select_rows", [SelectRowsParams]);
 
 #[cfg(test)]
 mod tests {

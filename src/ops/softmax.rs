@@ -1,8 +1,10 @@
 //! Softmax over the last axis: class probabilities. Attention has its own.
 
+use super::lowering::Rows;
 use super::{Case, Cost, HostArray, HostIo, Ins, Op, Fill, each_dtype, filled, normal, unsupported};
 use crate::device::cpu::rows;
 use crate::device::cpu::simd::Elem;
+use crate::device::{Arch, KernelFile, KernelKey, Lowered, Slot, kernel_file, kernel_params, kernel_type};
 use crate::{DType, Result, Ty};
 use half::bf16;
 
@@ -37,6 +39,15 @@ impl Op for Softmax {
         }
     }
 
+    fn lower(&self, _ins: &[Option<Ty>], outs: &[Ty], _arch: Arch) -> Result<Lowered> {
+        let (dtype, count, channels) = (outs[0].dtype, outs[0].shape.rows(), outs[0].shape.last_axis());
+        let rows = Rows::new(&[dtype], count, channels)?;
+        let rows_per_block = rows.rows_per_block as u32;
+        let params = SoftmaxParams { x: Slot::In(0), y: Slot::Out(0), rows: count as u32, channels: channels as u32, rows_per_block };
+        let kernel = KernelKey::new(&FILE, "softmax_forward").define("T", kernel_type(dtype));
+        Ok(rows.launch(kernel, 0, params.pack()).into())
+    }
+
     fn cost(&self, ins: &[Option<Ty>], outs: &[Ty]) -> Cost {
         Cost::elementwise(5, ins, outs)
     }
@@ -63,6 +74,12 @@ impl Softmax {
         Ok(())
     }
 }
+
+kernel_params! {
+    /// Of `softmax_forward`.
+    struct SoftmaxParams { x: ptr, y: ptr, rows: u32, channels: u32, rows_per_block: u32 }
+}
+static FILE: KernelFile = kernel_file!("softmax", [SoftmaxParams]);
 
 #[cfg(test)]
 mod tests {

@@ -1,7 +1,9 @@
 //! One row of a table, chosen on the device: what varies from step to step.
 
 use super::host::by_reference;
+use super::lowering::{count, flat};
 use super::{Case, Cost, HostArray, HostIo, Ins, Op, Fill, filled, normal};
+use crate::device::{Arch, KernelFile, KernelKey, Lowered, Slot, kernel_file, kernel_params};
 use crate::{DType, Result, Shape, Ty};
 
 /// `y[b] = table[index]` for each of `batch` rows.
@@ -43,6 +45,14 @@ impl Op for TableRow {
         by_reference(self, io)
     }
 
+    fn lower(&self, ins: &[Option<Ty>], outs: &[Ty], _arch: Arch) -> Result<Lowered> {
+        let rows = count(ins[0].map_or(0, |table| table.shape[0]))?;
+        let (values, batch) = (outs[0].shape.elements(), count(self.batch)?);
+        let (table, index, y) = (Slot::In(0), Slot::In(1), Slot::Out(0));
+        let params = TableRowParams { table, index, y, rows, width: count(values)? / batch, batch };
+        flat(KernelKey::new(&FILE, "table_row_forward"), values, 1, params.pack())
+    }
+
     fn cost(&self, _ins: &[Option<Ty>], outs: &[Ty]) -> Cost {
         Cost { flops: 0, bytes: 2 * outs[0].bytes() as u64 }
     }
@@ -58,6 +68,12 @@ impl Op for TableRow {
         ]
     }
 }
+
+kernel_params! {
+    /// Of `table_row_forward`.
+    struct TableRowParams { table: ptr, index: ptr, y: ptr, rows: u32, width: u32, batch: u32 }
+}
+static FILE: KernelFile = kernel_file!("table_row", [TableRowParams]);
 
 #[cfg(test)]
 mod tests {

@@ -1,7 +1,9 @@
 //! Sinusoidal embedding of the timestep.
 
 use super::host::by_reference;
+use super::lowering::count;
 use super::{Case, Cost, HostArray, HostIo, Ins, Op, Fill, each_dtype, filled};
+use crate::device::{Arch, KernelFile, KernelKey, Launch, Lowered, Slot, kernel_file, kernel_params, kernel_type};
 use crate::{DType, Result, Ty};
 
 /// `[cos(t·f), sin(t·f)]` (or sine first) with `f_i = 10000^(−i / (dim/2 − shift))`.
@@ -53,6 +55,23 @@ impl Op for TimestepEmbedding {
         by_reference(self, io)
     }
 
+    fn lower(&self, ins: &[Option<Ty>], _outs: &[Ty], _arch: Arch) -> Result<Lowered> {
+        let images = count(ins[0].map_or(0, |t| t.shape[0]))?;
+        let kernel = KernelKey::new(&FILE, "timestep_embedding_forward").define("T", kernel_type(self.dtype));
+        let half = count(self.dim / 2)?;
+        let params = TimestepEmbeddingParams {
+            t: Slot::In(0),
+            y: Slot::Out(0),
+            images,
+            half,
+            cosine_first: u32::from(self.flip_sin_to_cos),
+            shift: self.freq_shift,
+            log_base: 10000f32.ln(),
+        };
+        let blocks = count(images as usize * half as usize)?.div_ceil(128);
+        Ok(Launch { kernel, grid: [blocks, 1, 1], block: [128, 1, 1], shared: 0, params: params.pack() }.into())
+    }
+
     fn cost(&self, ins: &[Option<Ty>], outs: &[Ty]) -> Cost {
         Cost::elementwise(4, ins, outs)
     }
@@ -67,6 +86,12 @@ impl Op for TimestepEmbedding {
         })
     }
 }
+
+kernel_params! {
+    /// Of `timestep_embedding_forward`.
+    struct TimestepEmbeddingParams { t: ptr, y: ptr, images: u32, half: u32, cosine_first: u32, shift: f32, log_base: f32 }
+}
+static FILE: KernelFile = kernel_file!("timestep_embedding", [TimestepEmbeddingParams]);
 
 #[cfg(test)]
 mod tests {

@@ -1,0 +1,246 @@
+// Computes          y = silu?((x - mean) / sqrt(variance + eps) * weight + bias), statistics of each image and group of channels
+// Shapes and layout x, y [B,P,C] of T, contiguous; weight, bias [C] f32. A block works on `chunk` channels of one image: whole groups,
+//                   as few as make whole 32-byte sectors (group_norm.rs); threadIdx.x chooses V channels, threadIdx.y pixels
+// Work split        group_norm_slab: one block per image and chunk, all pixels: x is read once and kept in shared memory.
+//                   Where that does not fit or would leave the device idle, two launches on a grid (spans of pixels, chunks, images):
+//                   group_norm_statistics: mean and sum of squared distances of each group and span, written to workspace;
+//                   group_norm_apply: merges the spans of its groups, then normalises its own pixels
+// Shared memory     slab: chunk x P values of T; floats: three per channel, two per group, and one (slab) or two (statistics) per
+//                   channel and row of threads. Values of channel c lie at `place(c)`, so that neighbouring threads use neighbouring banks
+// Numerics          f32. Slab: the mean first, then squared distances from it. Statistics: Welford in each thread; (count, mean,
+//                   squared distances) are merged by Chan's formula in a fixed order: nothing cancels and bits do not vary
+// Specialised by    T, V (channels of a thread, which divides the chunk), SILU
+// Entries           group_norm_slab, group_norm_statistics, group_norm_apply
+// Gradient          group_norm_grad.cu
+// Sources           Welford 1962; Chan, Golub, LeVeque 1983
+#include "act.cuh"
+#include "params.cuh"
+#include "types.cuh"
+
+extern __shared__ uint4 shared_bytes[];
+
+/// Shared memory of a block.
+struct Shared {
+    T *slab;
+    float *mean, *scale, *shift; // of each channel
+    float *groups;               // pairs
+    float *sums;                 // [rows of threads][chunk], once or twice
+
+    explicit Shared(const GroupNormParams &p) {
+        slab = reinterpret_cast<T *>(shared_bytes);
+        mean = reinterpret_cast<float *>(reinterpret_cast<u8 *>(shared_bytes) + p.slab_bytes);
+        scale = mean + p.chunk;
+        shift = scale + p.chunk;
+        groups = shift + p.chunk;
+        sums = groups + p.chunk / p.width * 2;
+    }
+};
+
+__forceinline__ u32 thread_of_block() { return threadIdx.y * blockDim.x + threadIdx.x; }
+__forceinline__ u32 threads_of_block() { return blockDim.x * blockDim.y; }
+
+/// Where channel c of the chunk lies among values per channel: the first channels of all vectors, then the second ones, and so on.
+__forceinline__ u32 place(const GroupNormParams &p, u32 c) { return c % V * (p.chunk / V) + c / V; }
+
+/// Values of the V channels from c on.
+__forceinline__ void load_placed(const GroupNormParams &p, float (&x)[V], const float *values, u32 c) {
+#pragma unroll
+    for (int j = 0; j < V; j++) x[j] = values[j * (p.chunk / V) + c / V];
+}
+
+__forceinline__ void store_placed(const GroupNormParams &p, float *values, const float (&x)[V], u32 c) {
+#pragma unroll
+    for (int j = 0; j < V; j++) values[j * (p.chunk / V) + c / V] = x[j];
+}
+
+/// Mean, scale and shift of each channel from its group's mean and 1 / sqrt(variance + eps).
+__forceinline__ void set_channels(const GroupNormParams &p, const Shared &s, u32 first) {
+    const float *weight = p.weight, *bias = p.bias;
+    for (u32 c = thread_of_block(); c < p.chunk; c += threads_of_block()) {
+        const float *group = s.groups + c / p.width * 2;
+        u32 at = place(p, c);
+        s.mean[at] = group[0];
+        s.scale[at] = group[1] * weight[first + c];
+        s.shift[at] = bias[first + c];
+    }
+    __syncthreads();
+}
+
+/// Normalises pixels 0 .. pixels of the chunk: `from` has a pitch of its own, `to` that of the image.
+__forceinline__ void normalise(const GroupNormParams &p, const Shared &s, const T *from, u32 pitch, T *to, u32 pixels) {
+    for (u32 c = threadIdx.x * V; c < p.chunk; c += blockDim.x * V) {
+        float mean[V], scale[V], shift[V];
+        load_placed(p, mean, s.mean, c);
+        load_placed(p, scale, s.scale, c);
+        load_placed(p, shift, s.shift, c);
+#pragma unroll 4
+        for (u32 pixel = threadIdx.y; pixel < pixels; pixel += blockDim.y) {
+            float v[V];
+            load(v, from + u64(pixel) * pitch + c);
+#pragma unroll
+            for (int j = 0; j < V; j++) {
+                v[j] = fmaf(v[j] - mean[j], scale[j], shift[j]);
+                if constexpr (SILU) v[j] = activate<ACT_SILU>(v[j]);
+            }
+            store(to + u64(pixel) * p.channels + c, v);
+        }
+    }
+}
+
+// ---- one launch ----
+
+/// out[2 * group] = factor * sum of `sums` over the rows of threads and the channels of the group.
+__forceinline__ void sum_groups(const GroupNormParams &p, float *sums, float *out, float factor) {
+    __syncthreads();
+    for (u32 at = thread_of_block(); at < p.chunk; at += threads_of_block()) {
+        float sum = sums[at];
+        for (u32 row = 1; row < blockDim.y; row++) sum += sums[row * p.chunk + at];
+        sums[at] = sum;
+    }
+    __syncthreads();
+    for (u32 group = thread_of_block(); group < p.chunk / p.width; group += threads_of_block()) {
+        float sum = 0.0f;
+        for (u32 c = 0; c < p.width; c++) sum += sums[place(p, group * p.width + c)];
+        out[group * 2] = sum * factor;
+    }
+    __syncthreads();
+}
+
+extern "C" __global__ void __launch_bounds__(512) group_norm_slab(const __grid_constant__ GroupNormParams p) {
+    Shared s(p);
+    u32 first = blockIdx.y * p.chunk;
+    u64 image = u64(blockIdx.z) * p.pixels * p.channels + first;
+    const T *x = static_cast<const T *>(p.x) + image;
+    float each = 1.0f / (float(p.pixels) * float(p.width));
+
+    for (u32 c = threadIdx.x * V; c < p.chunk; c += blockDim.x * V) {
+        float sum[V] = {};
+#pragma unroll 4
+        for (u32 pixel = threadIdx.y; pixel < p.pixels; pixel += blockDim.y) {
+            Vec<T, V> v = Vec<T, V>::load(x + u64(pixel) * p.channels + c);
+            v.store(s.slab + pixel * p.chunk + c);
+#pragma unroll
+            for (int j = 0; j < V; j++) sum[j] += v[j];
+        }
+        store_placed(p, s.sums + threadIdx.y * p.chunk, sum, c);
+    }
+    sum_groups(p, s.sums, s.groups, each);
+
+    for (u32 c = threadIdx.x * V; c < p.chunk; c += blockDim.x * V) {
+        float sum[V] = {}, mean[V];
+#pragma unroll
+        for (int j = 0; j < V; j++) mean[j] = s.groups[(c + j) / p.width * 2];
+#pragma unroll 4
+        for (u32 pixel = threadIdx.y; pixel < p.pixels; pixel += blockDim.y) {
+            Vec<T, V> v = Vec<T, V>::load(s.slab + pixel * p.chunk + c);
+#pragma unroll
+            for (int j = 0; j < V; j++) sum[j] = fmaf(v[j] - mean[j], v[j] - mean[j], sum[j]);
+        }
+        store_placed(p, s.sums + threadIdx.y * p.chunk, sum, c);
+    }
+    sum_groups(p, s.sums, s.groups + 1, each);
+    for (u32 group = thread_of_block(); group < p.chunk / p.width; group += threads_of_block()) {
+        s.groups[group * 2 + 1] = 1.0f / sqrtf(s.groups[group * 2 + 1] + p.eps);
+    }
+    __syncthreads();
+    set_channels(p, s, first);
+    normalise(p, s, s.slab, p.chunk, static_cast<T *>(p.y) + image, p.pixels);
+}
+
+// ---- two launches ----
+
+/// Mean and sum of squared distances of `count` values.
+struct Moments {
+    float count, mean, squares;
+};
+
+/// Those of both together. Either may be empty.
+__forceinline__ Moments merge(Moments a, Moments b) {
+    float count = a.count + b.count, part = count > 0.0f ? b.count / count : 0.0f, delta = b.mean - a.mean;
+    return {count, fmaf(delta, part, a.mean), a.squares + fmaf(delta * delta, a.count * part, b.squares)};
+}
+
+/// Pixels of a span that the threads of a row see.
+__forceinline__ float pixels_of(u32 row, u32 span) { return row < span ? float((span - row + blockDim.y - 1) / blockDim.y) : 0.0f; }
+
+extern "C" __global__ void __launch_bounds__(512) group_norm_statistics(const __grid_constant__ GroupNormParams p) {
+    Shared s(p);
+    float *means = s.sums, *squares = s.sums + blockDim.y * p.chunk;
+    u32 start = blockIdx.x * p.span, span = min(p.span, p.pixels - start);
+    u32 first = blockIdx.y * p.chunk;
+    const T *x = static_cast<const T *>(p.x) + (u64(blockIdx.z) * p.pixels + start) * p.channels + first;
+
+    for (u32 c = threadIdx.x * V; c < p.chunk; c += blockDim.x * V) {
+        float mean[V] = {}, square[V] = {}, seen = 0.0f;
+#pragma unroll 4
+        for (u32 pixel = threadIdx.y; pixel < span; pixel += blockDim.y) {
+            float v[V];
+            load(v, x + u64(pixel) * p.channels + c);
+            seen += 1.0f;
+            float part = ptx::rcp(seen);
+#pragma unroll
+            for (int j = 0; j < V; j++) {
+                float delta = v[j] - mean[j];
+                mean[j] = fmaf(delta, part, mean[j]);
+                square[j] = fmaf(delta, v[j] - mean[j], square[j]);
+            }
+        }
+        store_placed(p, means + threadIdx.y * p.chunk, mean, c);
+        store_placed(p, squares + threadIdx.y * p.chunk, square, c);
+    }
+    __syncthreads();
+
+    for (u32 at = thread_of_block(); at < p.chunk; at += threads_of_block()) {
+        Moments all = {pixels_of(0, span), means[at], squares[at]};
+        for (u32 row = 1; row < blockDim.y; row++) {
+            all = merge(all, {pixels_of(row, span), means[row * p.chunk + at], squares[row * p.chunk + at]});
+        }
+        means[at] = all.mean;
+        squares[at] = all.squares;
+    }
+    __syncthreads();
+
+    float2 *partial = p.partial;
+    for (u32 group = thread_of_block(); group < p.chunk / p.width; group += threads_of_block()) {
+        Moments all = {0.0f, 0.0f, 0.0f};
+        for (u32 c = group * p.width; c < (group + 1) * p.width; c++) {
+            all = merge(all, {float(span), means[place(p, c)], squares[place(p, c)]});
+        }
+        u32 which = blockIdx.z * (p.channels / p.width) + first / p.width + group;
+        partial[u64(which) * gridDim.x + blockIdx.x] = make_float2(all.mean, all.squares);
+    }
+}
+
+/// Mean and 1 / sqrt(variance + eps) of each group of the chunk: a warp merges its spans, each lane some, then the lanes.
+__forceinline__ void merge_spans(const GroupNormParams &p, const Shared &s, u32 first) {
+    const float2 *partial = p.partial;
+    u32 lane = thread_of_block() % 32;
+    for (u32 group = thread_of_block() / 32; group < p.chunk / p.width; group += threads_of_block() / 32) {
+        u32 which = blockIdx.z * (p.channels / p.width) + first / p.width + group;
+        Moments all = {0.0f, 0.0f, 0.0f};
+        for (u32 i = lane; i < gridDim.x; i += 32) {
+            float2 one = partial[u64(which) * gridDim.x + i];
+            all = merge(all, {float(min(p.span, p.pixels - i * p.span)) * float(p.width), one.x, one.y});
+        }
+#pragma unroll
+        for (int offset = 16; offset > 0; offset /= 2) {
+            float count = __shfl_down_sync(0xffffffffu, all.count, offset);
+            float mean = __shfl_down_sync(0xffffffffu, all.mean, offset);
+            all = merge(all, {count, mean, __shfl_down_sync(0xffffffffu, all.squares, offset)});
+        }
+        if (lane == 0) {
+            s.groups[group * 2] = all.mean;
+            s.groups[group * 2 + 1] = 1.0f / sqrtf(all.squares / all.count + p.eps);
+        }
+    }
+    __syncthreads();
+}
+
+extern "C" __global__ void __launch_bounds__(512) group_norm_apply(const __grid_constant__ GroupNormParams p) {
+    Shared s(p);
+    u32 start = blockIdx.x * p.span, first = blockIdx.y * p.chunk;
+    merge_spans(p, s, first);
+    set_channels(p, s, first);
+    u64 at = (u64(blockIdx.z) * p.pixels + start) * p.channels + first;
+    normalise(p, s, static_cast<const T *>(p.x) + at, p.channels, static_cast<T *>(p.y) + at, min(p.span, p.pixels - start));
+}
