@@ -77,7 +77,12 @@ pub struct StepConstants {
 impl StepConstants {
     /// From the outputs of [`crate::models::graphs::context_keys_values`] and [`crate::models::graphs::time_tables`]; without guidance there is
     /// no unconditional half.
-    pub fn new(steps: &Steps, guidance: Option<f32>, keys_values: Vec<(String, Tensor)>, time_tables: Vec<(String, Tensor)>) -> Result<Self> {
+    pub fn new(
+        steps: &Steps,
+        guidance: Option<f32>,
+        keys_values: Vec<(String, Tensor)>,
+        time_tables: Vec<(String, Tensor)>,
+    ) -> Result<Self> {
         let (count, mut places) = (keys_values.len(), keys_values);
         places.extend(time_tables);
         places.push(("coefficients".into(), Tensor::from_f32([steps.coefficients.len(), 4], steps.coefficients.as_flattened())?));

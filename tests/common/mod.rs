@@ -2,5 +2,8 @@
 #![allow(dead_code)] // each test file uses its part of it
 
 pub(crate) mod bound;
+pub(crate) mod compiled;
 pub(crate) mod fill;
 pub(crate) mod host;
+pub(crate) mod lowering;
+pub(crate) mod tools;

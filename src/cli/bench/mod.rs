@@ -90,7 +90,7 @@ impl Stage {
 struct Report {
     engine: &'static str,
     model: String,
-    device: &'static str,
+    device: String,
     instruction_set: String,
     threads: usize,
     dtype: String,
@@ -120,7 +120,7 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
     let report = Report {
         engine: concat!("dreamid-engine ", env!("CARGO_PKG_VERSION")),
         model: model.name(),
-        device: device.name(),
+        device: device.name().to_owned(),
         instruction_set: isa,
         threads,
         dtype: dtype.to_string(),

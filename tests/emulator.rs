@@ -1,0 +1,168 @@
+//! Level 5: the launches of every operation, compiled by NVRTC and executed on the emulated device, against the f64 reference.
+//!
+//! The emulator refuses what a GPU would let pass: every byte outside of an input or output is out of bounds, and so is every read of
+//! what nothing wrote. Outputs start unwritten, so an element that a kernel forgets is an error too.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
+
+mod common;
+
+use common::{bound, compiled, fill, lowering, tools};
+use cuda_emulator::{DeviceModel, Memory, Module};
+use dreamid_engine::device::cuda::Compiler;
+use dreamid_engine::device::{Arch, Launch, Lowered, Slot};
+use dreamid_engine::ops::{Case, HostArray, all_cases};
+use dreamid_engine::{DType, Tensor, Ty};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, OnceLock};
+
+macro_rules! kernels_agree_with_reference {
+    ($($op:ident)*) => {
+        /// Operations that have a test of their own below.
+        const TESTED: &[&str] = &[$(stringify!($op)),*];
+        $(#[test] fn $op() { check_all(stringify!($op)); })*
+    };
+}
+
+kernels_agree_with_reference! {
+    linear conv2d attention group_norm layer_norm embedding timestep_embedding activate add affine concat pool2d pad_channels
+    prepend_token select_rows mean_rows normalize softmax cast repeat scale table_row ddim_step
+}
+
+#[test]
+fn every_operation_is_tested() {
+    for (op, cases) in all_cases() {
+        assert!(TESTED.contains(&op) || cases.is_empty(), "{op} is missing from this file");
+    }
+}
+
+fn check_all(op: &str) {
+    if lowering::NOT_LOWERED.contains(&op) {
+        // tests/kernels.rs makes sure that the list is true, and that it only gets shorter
+        println!("{op}: no kernel yet, nothing executed");
+        return;
+    }
+    let (_, cases) = all_cases().into_iter().find(|(name, _)| *name == op).unwrap();
+    let halves: Vec<Case> = cases.iter().filter_map(in_f16).collect();
+    let cases: Vec<Case> = cases.into_iter().chain(halves).collect();
+    let results: Vec<Result<f64, String>> = cases.iter().map(|case| check(op, case).map_err(|e| format!("`{}`: {e}", case.name))).collect();
+    let worst = results.iter().flatten().fold(0.0, |a: f64, &b| a.max(b));
+    println!("{op}: {} cases, largest error {worst:.2} of what is allowed", cases.len());
+    let failures: Vec<&String> = results.iter().filter_map(|r| r.as_ref().err()).collect();
+    assert!(failures.is_empty(), "{op}: {} of {} cases failed:\n{failures:#?}", failures.len(), cases.len());
+}
+
+/// A case of bf16 in f16, which the processor does not compute in; none if the operation does not take it.
+fn in_f16(case: &Case) -> Option<Case> {
+    let mut half = Case { name: format!("{} as f16", case.name), ..case.clone() };
+    let bf16 = half.inputs.iter_mut().flatten().filter(|i| i.ty.dtype == DType::Bf16);
+    let swapped = bf16.map(|i| i.ty.dtype = DType::F16).count();
+    let types: Vec<Option<Ty>> = half.inputs.iter().map(|i| i.map(|i| i.ty)).collect();
+    (swapped > 0 && half.op.infer(&types).is_ok()).then_some(half)
+}
+
+/// Largest error of a case as a share of what is allowed.
+fn check(op: &str, case: &Case) -> Result<f64, String> {
+    let inputs = fill::inputs(op, case);
+    let (types, outs) = lowering::types(case);
+    let arrays: Vec<Option<HostArray>> = inputs.iter().map(|t| t.as_ref().map(HostArray::from)).collect();
+    let reference = case.op.reference(&arrays, &outs).map_err(|e| format!("reference: {e}"))?;
+    let lowered = case.op.lower(&types, &outs, Arch(device().arch)).map_err(|e| e.to_string())?;
+    let got = execute(&lowered, &inputs, &outs)?;
+    let mut worst: f64 = 0.0;
+    for (want, got) in reference.iter().zip(&got) {
+        let verdict = bound::compare(want, got);
+        if verdict.ratio > 1.0 {
+            return Err(format!("error is {:.2} of what is allowed; {}", verdict.ratio, verdict.worst));
+        }
+        worst = worst.max(verdict.ratio);
+    }
+    Ok(worst)
+}
+
+fn device() -> &'static DeviceModel {
+    static DEVICE: OnceLock<DeviceModel> = OnceLock::new();
+    DEVICE.get_or_init(DeviceModel::a100)
+}
+
+/// The emulated device's memory, shared by all cases: modules keep their variables in it.
+fn memory() -> &'static Memory {
+    static MEMORY: OnceLock<Memory> = OnceLock::new();
+    MEMORY.get_or_init(|| Memory::new(8 << 30))
+}
+
+/// Allocations of one case, freed at its end.
+#[derive(Default)]
+struct Held(Vec<u64>);
+
+impl Held {
+    fn place(&mut self, bytes: usize) -> Result<u64, String> {
+        let address = memory().alloc(bytes as u64).map_err(|e| e.to_string())?;
+        self.0.push(address);
+        Ok(address)
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.iter().for_each(|&address| memory().free(address).unwrap());
+    }
+}
+
+/// Outputs of the launches of one operation.
+fn execute(lowered: &Lowered, inputs: &[Option<Tensor>], outs: &[Ty]) -> Result<Vec<Tensor>, String> {
+    let (mut held, mut ins) = (Held::default(), Vec::new());
+    for tensor in inputs {
+        let address = tensor.as_ref().map(|t| held.place(t.bytes().len())).transpose()?;
+        if let (Some(tensor), Some(address)) = (tensor, address) {
+            memory().write(address, tensor.bytes()).map_err(|e| e.to_string())?;
+        }
+        ins.push(address);
+    }
+    let written: Vec<u64> = outs.iter().map(|ty| held.place(ty.bytes())).collect::<Result<_, _>>()?;
+    let scratch = if lowered.scratch > 0 { Some(held.place(lowered.scratch as usize)?) } else { None };
+    let address = |slot: Slot| match slot {
+        Slot::Null => Some(0),
+        Slot::In(i) => *ins.get(i)?,
+        Slot::InAt(i, within) => ins.get(i)?.map(|a| a + within),
+        Slot::Out(i) => written.get(i).copied(),
+        Slot::OutAt(i, within) => written.get(i).map(|a| a + within),
+        Slot::Scratch(within) => scratch.map(|a| a + within),
+    };
+    lowered.launches.iter().try_for_each(|launch| run(launch, &address))?;
+    let read = |(&ty, &from): (&Ty, &u64)| {
+        let mut tensor = Tensor::zeros(ty);
+        memory().read(from, tensor.bytes_mut()).map_err(|e| format!("an output is not written whole: {e}"))?;
+        Ok(tensor)
+    };
+    outs.iter().zip(&written).map(read).collect()
+}
+
+fn run(launch: &Launch, address: &dyn Fn(Slot) -> Option<u64>) -> Result<(), String> {
+    let mut params = launch.params.bytes.clone();
+    for &(offset, slot) in &launch.params.pointers {
+        let address = address(slot).ok_or_else(|| format!("{}: {slot:?} does not exist", launch.kernel))?;
+        params[offset..offset + 8].copy_from_slice(&address.to_le_bytes());
+    }
+    let module = module(launch)?;
+    let (grid, block, dynamic_shared) = (launch.grid, launch.block, launch.shared);
+    let launched = cuda_emulator::Launch { module: &module, entry: launch.kernel.entry, grid, block, dynamic_shared, params: &params };
+    cuda_emulator::run(device(), memory(), &launched, 1).map(|_| ()).map_err(|fault| format!("{}: {fault}", launch.kernel))
+}
+
+/// The module of a launch, compiled, parsed and loaded once in the process.
+fn module(launch: &Launch) -> Result<Arc<Module>, String> {
+    static COMPILER: OnceLock<Compiler> = OnceLock::new();
+    static MODULES: Mutex<Option<HashMap<std::path::PathBuf, Arc<Module>>>> = Mutex::new(None);
+    let compiler = COMPILER.get_or_init(|| Compiler::load(Some(&tools::nvrtc())).unwrap());
+    let path = compiled::assembly(compiler, &launch.kernel, Arch(device().arch))?;
+    let mut modules = MODULES.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    if let Some(known) = modules.get_or_insert_default().get(&path) {
+        return Ok(known.clone());
+    }
+    let text = std::fs::read_to_string(&path).map_err(|e| e.to_string())?;
+    let mut module = Module::parse(&text).map_err(|fault| format!("{}: {fault}", launch.kernel))?;
+    module.load(memory()).map_err(|fault| format!("{}: {fault}", launch.kernel))?;
+    let module = Arc::new(module);
+    modules.get_or_insert_default().insert(path, module.clone());
+    Ok(module)
+}
