@@ -58,6 +58,8 @@ const POINTER: &str = "struct Address {
     template <class T> __device__ operator T*() const { return static_cast<T*>(address); }
     __device__ explicit operator bool() const { return address != nullptr; }
 };
+static_assert(sizeof(Address) == 8 && alignof(Address) == 8 && alignof(unsigned long long) == 8, \"64 bits\");
+static_assert(sizeof(unsigned int) == 4 && sizeof(int) == 4 && sizeof(float) == 4 && alignof(float) == 4, \"32 bits\");
 ";
 
 /// One specialisation of one entry of a kernel file. Two are equal when file, entry and definitions are.

@@ -111,7 +111,8 @@ impl ParamsLayout {
         end.next_multiple_of(align)
     }
 
-    /// The C declaration, with assertions that the compiler lays it out as [`ParamsLayout::offsets`] says.
+    /// The C declaration, with an assertion that the compiler gives it the same size. NVRTC has no `offsetof`; but where sizes and
+    /// alignments of the fields' types agree, which the header asserts, C's rules leave one layout only.
     pub fn c_declaration(&self) -> String {
         let mut text = format!("struct {} {{\n", self.name);
         for (name, kind) in self.fields {
@@ -119,9 +120,6 @@ impl ParamsLayout {
         }
         text += "};\n";
         let _ = writeln!(text, "static_assert(sizeof({}) == {}, \"size\");", self.name, self.size());
-        for ((name, _), offset) in self.fields.iter().zip(self.offsets()) {
-            let _ = writeln!(text, "static_assert(__builtin_offsetof({}, {name}) == {offset}, \"{name}\");", self.name);
-        }
         text
     }
 
@@ -243,7 +241,7 @@ mod tests {
     fn the_c_side_is_declared_and_checked() {
         let text = MixedParams::LAYOUT.c_declaration();
         assert!(text.starts_with("struct MixedParams {\n    unsigned int rows;\n    Address x;\n    float eps;\n"), "{text}");
-        assert!(text.contains("sizeof(MixedParams) == 56") && text.contains("__builtin_offsetof(MixedParams, last) == 48"));
+        assert!(text.contains("static_assert(sizeof(MixedParams) == 56"), "{text}");
     }
 
     #[test]
