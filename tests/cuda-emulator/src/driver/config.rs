@@ -17,7 +17,7 @@ pub(super) enum Schedule {
 pub(super) struct Config {
     /// `CUEMU_DEVICE`: `a100` (default), `h100`, several with commas, or `none`. Memory follows `CUEMU_MEMORY` where given, in bytes.
     pub(super) devices: Vec<DeviceModel>,
-    /// `CUEMU_DRIVER_VERSION`: what `cuDriverGetVersion` says, 12080 by default; PTX that is newer is refused.
+    /// `CUEMU_DRIVER_VERSION`: what `cuDriverGetVersion` says, 12090 by default; PTX that is newer is refused.
     pub(super) driver_version: i32,
     /// `CUEMU_FAIL`.
     pub(super) plans: Vec<Plan>,
@@ -58,7 +58,7 @@ impl Config {
         let fail = get("CUEMU_FAIL").unwrap_or_default();
         let machine = std::thread::available_parallelism().map_or(1, |n| n.get() as u64);
         let threads = get("CUEMU_THREADS").map_or(Ok(machine), |v| number("CUEMU_THREADS", &v))?;
-        let version = get("CUEMU_DRIVER_VERSION").map_or(Ok(12080), |v| number("CUEMU_DRIVER_VERSION", &v))?;
+        let version = get("CUEMU_DRIVER_VERSION").map_or(Ok(12090), |v| number("CUEMU_DRIVER_VERSION", &v))?;
         Ok(Self {
             devices: devices(get("CUEMU_DEVICE").as_deref().unwrap_or("a100"), memory)?,
             driver_version: version as i32,
@@ -99,7 +99,7 @@ mod tests {
     #[test]
     fn defaults_and_given_values() {
         let config = read(&[]).unwrap();
-        assert_eq!((config.devices.len(), config.devices[0].arch, config.driver_version), (1, 80, 12080));
+        assert_eq!((config.devices.len(), config.devices[0].arch, config.driver_version), (1, 80, 12090));
         assert_eq!(config.schedule, Schedule::Late);
         let config = read(&[("CUEMU_DEVICE", "h100,a100"), ("CUEMU_MEMORY", "4096"), ("CUDA_LAUNCH_BLOCKING", "1")]).unwrap();
         assert_eq!((config.devices[0].arch, config.devices[1].arch, config.devices[1].memory_bytes), (90, 80, 4096));

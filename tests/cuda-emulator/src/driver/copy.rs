@@ -29,7 +29,7 @@ impl Driver {
             return Err(Status::INVALID_VALUE);
         }
         if stream.is_some() && self.is_pinned(from as usize, bytes) {
-            let work = self.pinned_upload(from as usize, to, bytes);
+            let work = self.seen_now(on, Work::UploadPinned { from: from as usize, to, bytes, digest: None })?;
             return self.submit(on, work);
         }
         // SAFETY: the caller gives `bytes` readable bytes, by the contract of the C API.
@@ -61,9 +61,7 @@ impl Driver {
             let ticket = self.enqueue(on, work)?;
             return self.run_until(on, ticket);
         }
-        if self.streams.get(on)?.capture.is_none() {
-            self.spoil(to as usize, bytes);
-        }
+        let work = self.seen_now(on, work)?;
         self.submit(on, work)
     }
 

@@ -114,10 +114,11 @@ impl Driver {
             return Err(Status::INVALID_HANDLE);
         }
         let order = if self.runs_early() { (0..exec.nodes.len()).collect() } else { latest_first(&exec.nodes) };
-        let steps = order.into_iter().map(|node| exec.nodes[node].work.clone()).collect::<Vec<_>>();
+        let mut steps = order.into_iter().map(|node| exec.nodes[node].work.clone()).collect::<Vec<_>>();
         for step in &steps {
             self.still_pinned(step)?;
         }
+        self.watch(&mut steps);
         self.enqueue(stream, Work::Graph(steps.into())).map(|_| ())
     }
 

@@ -27,6 +27,11 @@ impl Driver {
         Ok(address)
     }
 
+    /// The device on which an allocation starts at that address. Devices share one address space, so the address alone says it.
+    pub(super) fn home(&self, address: u64) -> Option<usize> {
+        self.devices.iter().position(|device| device.owned.contains_key(&address))
+    }
+
     /// Tells a fault that leaves the context sound.
     pub(super) fn refused(&self, fault: &Fault) -> Status {
         report::fault(&fault.to_string());
@@ -51,10 +56,9 @@ impl Driver {
         if address == 0 {
             return Ok(());
         }
-        let ordinal = self.contexts.get(context)?.device;
-        let owned = self.devices[ordinal].owned.get(&address).ok_or(Status::INVALID_VALUE)?;
-        if owned.pool.is_none() {
-            self.drain_device(ordinal)?;
+        let home = self.home(address).ok_or(Status::INVALID_VALUE)?;
+        if self.devices[home].owned.get(&address).is_some_and(|owned| owned.pool.is_none()) {
+            self.drain_device(home)?;
         }
         self.perform(context, &Work::Free { address })
     }

@@ -44,20 +44,35 @@ impl Driver {
         self.pinned.range(..=address).next_back().is_some_and(|(start, pinned)| address + bytes <= start + pinned.bytes)
     }
 
-    /// Makes the work of an upload from pinned memory. Its content is checked again at execution, unless pending work may write there.
-    pub(super) fn pinned_upload(&self, from: usize, to: u64, bytes: usize) -> Work {
-        let written = self.pending(|work| matches!(work, Work::Download { .. } | Work::Host { .. }));
-        // SAFETY: `is_pinned` held for this range.
-        let digest = (!written).then(|| digest(unsafe { std::slice::from_raw_parts(from as *const u8, bytes) }));
-        Work::UploadPinned { from, to, bytes, digest }
+    /// Prepares a copy of pinned memory that is enqueued now. In a capture nothing is known yet: launching the graph enqueues it.
+    pub(super) fn seen_now(&self, stream: Handle, work: Work) -> Answer<Work> {
+        let mut steps = [work];
+        if self.streams.get(stream)?.capture.is_none() {
+            self.watch(&mut steps);
+        }
+        let [work] = steps;
+        Ok(work)
     }
 
-    /// Spoils the target of a download that will run later, so that nobody mistakes old content for new. Left alone where pending work reads
-    /// pinned memory.
-    pub(super) fn spoil(&self, to: usize, bytes: usize) {
-        if !self.pending(|work| matches!(work, Work::UploadPinned { .. } | Work::Host { .. })) {
-            // SAFETY: `is_pinned` held for this range, and the program may not use it before the copy is done.
-            unsafe { std::ptr::write_bytes(to as *mut u8, POISON, bytes) };
+    /// Prepares the copies of pinned memory among work that is about to be enqueued.
+    ///
+    /// The content of a source is noted, to be compared when the copy runs, and the target of a download is spoiled, so that nobody mistakes
+    /// old content for new. Neither where other pending work, these steps included, writes or reads pinned memory itself.
+    pub(super) fn watch(&self, steps: &mut [Work]) {
+        let writes = |work: &Work| matches!(work, Work::Download { .. } | Work::Host { .. });
+        let reads = |work: &Work| matches!(work, Work::UploadPinned { .. } | Work::Host { .. });
+        let written = self.pending(writes) || steps.iter().any(writes);
+        let read = self.pending(reads) || steps.iter().any(reads);
+        for work in steps {
+            match work {
+                Work::UploadPinned { from, bytes, digest: seen, .. } if !written => {
+                    // SAFETY: the range was found to be pinned.
+                    *seen = Some(digest(unsafe { std::slice::from_raw_parts(*from as *const u8, *bytes) }));
+                }
+                // SAFETY: as above, and the program may not use the target before the copy is done.
+                Work::Download { to, bytes, .. } if !read => unsafe { std::ptr::write_bytes(*to as *mut u8, POISON, *bytes) },
+                _ => {}
+            }
         }
     }
 

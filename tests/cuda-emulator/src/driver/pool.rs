@@ -64,8 +64,7 @@ impl Driver {
         if address == 0 {
             return Ok(());
         }
-        let context = self.streams.get(stream)?.context;
-        if !self.device_of(context)?.owned.contains_key(&address) {
+        if self.home(address).is_none() {
             return self.refuse(Status::INVALID_VALUE, &format!("cuMemFreeAsync: nothing was allocated at {address:#x}, or it was freed"));
         }
         self.enqueue(stream, Work::Free { address }).map(|_| ())

@@ -129,7 +129,7 @@ impl Driver {
                 IN_HOST_FUNCTION.set(false);
                 Ok(())
             }
-            Work::Free { address } => self.release(context, *address),
+            Work::Free { address } => self.release(*address),
             _ => self.move_bytes(context, work),
         };
         done.map_err(|failure| {
@@ -158,8 +158,12 @@ impl Driver {
         Ok(())
     }
 
-    fn release(&mut self, context: Handle, address: u64) -> Result<(), Failure> {
-        let device = self.device_of(context).map_err(gone)?;
+    fn release(&mut self, address: u64) -> Result<(), Failure> {
+        let Some(home) = self.home(address) else {
+            let text = format!("memory at {address:#x} was to be freed, but is not allocated any more");
+            return Err(Failure::Other(Status::INVALID_VALUE, text));
+        };
+        let device = &mut self.devices[home];
         device.memory.free(address)?;
         if let Some(owned) = device.owned.remove(&address)
             && let Some(pool) = owned.pool

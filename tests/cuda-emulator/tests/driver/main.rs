@@ -1,0 +1,11 @@
+//! The emulated driver under cudarc, as any program would use it. Every test runs in a process of its own that finds the emulator as
+//! `libcuda.so`.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+#[macro_use]
+mod harness;
+mod captures;
+mod failures;
+mod kernels;
+mod memory;
+mod streams;
