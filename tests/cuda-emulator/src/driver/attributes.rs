@@ -41,7 +41,7 @@ pub(super) fn attribute(model: &DeviceModel, which: i32, ordinal: i32, memory_po
         106 => model.max_blocks_per_sm,
         111 => model.reserved_shared_per_block,
         115 => u32::from(memory_pools),
-        1..=LAST => 0,
+        which if (1..=LAST).contains(&which) => 0,
         _ => return Err(Status::INVALID_VALUE),
     };
     Ok(i32::try_from(value).unwrap_or(i32::MAX))
