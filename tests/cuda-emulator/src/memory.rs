@@ -6,8 +6,11 @@ use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::{Fault, FaultKind};
 
-/// Addresses start here and are never given twice, so a freed one is known for ever.
-const FIRST: u64 = 0x7f00_0000_0000;
+/// Addresses start here, above all that the host uses, and are never given twice, so a freed one is known for ever.
+const FIRST: u64 = 1 << 52;
+/// Each memory has addresses of its own, so that an address says which device it is on.
+const SPACE: u64 = 1 << 44;
+static SPACES: AtomicU64 = AtomicU64::new(0);
 /// Allocations start at multiples of this, as the driver's do.
 const ALIGN: u64 = 256;
 /// Nothing is allocated in so many bytes behind an allocation: an index that runs over the end by a row or so meets no neighbour.
@@ -42,7 +45,8 @@ pub(crate) struct Allocation {
 impl Memory {
     /// Memory of `capacity` bytes, nothing of it allocated.
     pub fn new(capacity: u64) -> Self {
-        let state = State { next: FIRST, used: 0, live: Arc::default(), freed: BTreeMap::new() };
+        let next = FIRST + SPACES.fetch_add(1, Relaxed) * SPACE;
+        let state = State { next, used: 0, live: Arc::default(), freed: BTreeMap::new() };
         Self { capacity, state: RwLock::new(state) }
     }
 
