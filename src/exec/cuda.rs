@@ -111,7 +111,7 @@ impl DeviceBuffers {
         let arena = cuda.allocate(start + scratch, "the arena")?;
         let mut buffers = HashMap::new();
         for value in plan.buffers() {
-            buffers.insert(value, cuda.allocate(graph.ty(value).bytes(), &graph.info(value).scope)?);
+            buffers.insert(value, cuda.allocate(graph.ty(value).bytes(), "an input or output")?);
         }
         let outputs = graph.outputs().iter().map(|&(_, v)| (v, plan.place(v))).collect();
         Ok(Self { params, outputs, buffers, arena, scratch: start })

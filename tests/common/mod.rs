@@ -3,6 +3,7 @@
 
 pub(crate) mod bound;
 pub(crate) mod compiled;
+pub(crate) mod emulated;
 pub(crate) mod fill;
 pub(crate) mod host;
 pub(crate) mod lowering;
