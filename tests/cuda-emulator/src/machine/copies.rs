@@ -67,18 +67,7 @@ impl Block<'_> {
             if size == 0 {
                 continue;
             }
-            if sources[lane] % u64::from(bytes) != 0 {
-                let detail = format!("cp.async of {bytes} bytes from {:#x}", sources[lane]);
-                return Err(Stop::new(FaultKind::Misaligned, n, detail));
-            }
-            // Byte by byte where a part is asked for: only that part must exist.
-            let unit = if size == u32::from(bytes) { size.min(8) } else { 1 };
-            for at in (0..size).step_by(unit as usize) {
-                let found = self.global.locate(sources[lane] + u64::from(at), unit, n, &mut hint)?;
-                self.global.require_written(found, unit, n)?;
-                let value = found.0.load(found.1, unit as u8).to_le_bytes();
-                copy.data[lane][at as usize..(at + unit) as usize].copy_from_slice(&value[..unit as usize]);
-            }
+            self.fetch(sources[lane], (bytes, size), n, &mut hint, &mut copy.data[lane])?;
             read |= 1 << lane;
         }
         self.hints[pc as usize] = hint;
@@ -89,6 +78,29 @@ impl Block<'_> {
         self.counters.shared_wavefronts += passes;
         self.counters.shared_wavefronts_min += least;
         self.queue(w, *copy, mask);
+        Ok(())
+    }
+
+    /// Reads the source of one lane: `bytes` at an address that is a multiple of them, or only the first `size`, which alone must exist then.
+    fn fetch(&self, from: u64, (bytes, size): (u8, u32), lane: u32, hint: &mut u32, data: &mut [u8; 16]) -> Result<(), Box<Stop>> {
+        if from % u64::from(bytes) != 0 {
+            return Err(Stop::new(FaultKind::Misaligned, lane, format!("cp.async of {bytes} bytes from {from:#x}")));
+        }
+        if size == u32::from(bytes) {
+            let (source, offset) = self.global.locate(from, size, lane, hint)?;
+            self.global.require_written((source, offset), size, lane)?;
+            let unit = bytes.min(8);
+            for at in (0..bytes).step_by(unit as usize) {
+                let value = source.load(offset + u64::from(at), unit).to_le_bytes();
+                data[at as usize..(at + unit) as usize].copy_from_slice(&value[..unit as usize]);
+            }
+            return Ok(());
+        }
+        for at in 0..size {
+            let found = self.global.locate(from + u64::from(at), 1, lane, hint)?;
+            self.global.require_written(found, 1, lane)?;
+            data[at as usize] = found.0.load(found.1, 1) as u8;
+        }
         Ok(())
     }
 

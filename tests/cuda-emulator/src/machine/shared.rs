@@ -266,25 +266,38 @@ pub(super) fn wavefronts(addresses: &[u64; LANES], mask: u32, bytes: u32) -> (u6
     let unit_bits = unit.trailing_zeros();
     let (mut passes, mut least) = (0, 0);
     for phase in 0..LANES / per_phase {
-        let lanes = phase * per_phase..(phase + 1) * per_phase;
-        let active = lanes.clone().filter(|&l| mask >> l & 1 == 1);
-        // Distinct units in each group of banks; a group is as wide as the unit.
-        let mut seen = [[0u32; LANES]; LANES];
-        let mut count = [0u8; LANES];
-        let (mut distinct, mut worst) = (0, 0);
-        for lane in active {
-            let word = (addresses[lane] >> unit_bits) as u32 + 1;
-            let bank = (word - 1) as usize % per_phase;
-            let known = count[bank] as usize;
-            if !seen[bank][..known].contains(&word) {
-                seen[bank][known] = word;
-                count[bank] += 1;
-                distinct += 1;
-                worst = worst.max(count[bank]);
-            }
+        // A group of banks as wide as the unit takes one unit each pass. Units are numbered from 1.
+        let mut first = [0u64; LANES];
+        let (mut distinct, mut collide) = (0u64, false);
+        for lane in phase * per_phase..(phase + 1) * per_phase {
+            let unit = (addresses[lane] >> unit_bits) + 1;
+            let seen = &mut first[(unit - 1) as usize % per_phase];
+            let active = mask >> lane & 1 == 1;
+            collide |= active && *seen != 0 && *seen != unit;
+            distinct += u64::from(active && *seen == 0);
+            *seen = if active { unit } else { *seen };
         }
-        passes += u64::from(worst);
-        least += (distinct as u64).div_ceil(per_phase as u64);
+        if collide {
+            let lanes = (phase * per_phase..(phase + 1) * per_phase).filter(|&l| mask >> l & 1 == 1);
+            let units = lanes.map(|l| addresses[l] >> unit_bits).collect();
+            let (worst, all) = conflicts(units, per_phase as u64);
+            passes += worst;
+            distinct = all;
+        } else {
+            passes += u64::from(distinct > 0);
+        }
+        least += distinct.div_ceil(per_phase as u64);
     }
     (passes, least)
+}
+
+/// The most units in one bank group, and the number of distinct units.
+fn conflicts(mut units: Vec<u64>, groups: u64) -> (u64, u64) {
+    units.sort_unstable();
+    units.dedup();
+    let mut count = [0u64; LANES];
+    for unit in &units {
+        count[(unit % groups) as usize] += 1;
+    }
+    (count.into_iter().max().unwrap_or(0), units.len() as u64)
 }
