@@ -25,7 +25,7 @@ macro_rules! kernels_agree_with_reference {
 
 kernels_agree_with_reference! {
     linear conv2d attention group_norm layer_norm embedding timestep_embedding activate add affine concat pool2d pad_channels
-    prepend_token select_rows mean_rows normalize softmax cast repeat scale table_row ddim_step
+    prepend_token select_rows mean_rows normalize softmax cast repeat scale table_row ddim_step noise adam_w
 }
 
 #[test]

@@ -35,7 +35,7 @@ macro_rules! cpu_agrees_with_reference {
 
 cpu_agrees_with_reference! {
     linear conv2d attention group_norm layer_norm embedding timestep_embedding activate add affine concat pool2d pad_channels
-    prepend_token select_rows mean_rows normalize softmax cast repeat scale table_row ddim_step
+    prepend_token select_rows mean_rows normalize softmax cast repeat scale table_row ddim_step noise adam_w
 }
 
 #[test]

@@ -34,6 +34,7 @@ pub const HEADERS: &[(&str, &str)] = headers![
     "epilogue.cuh",
     "fma.cuh",
     "gemm.cuh",
+    "philox.cuh",
     "ptx.cuh",
     "reduce.cuh",
     "rows.cuh",

@@ -198,6 +198,8 @@ ops! {
     scale::Scale,
     table_row::TableRow,
     ddim_step::DdimStep,
+    noise::Noise,
+    adam_w::AdamW,
 }
 
 pub use attention::Heads;

@@ -38,6 +38,7 @@ pub use faces::{EMBEDDING, Face, FaceAnalyser, MIN_FACE_SIDE, Search, Selection,
 pub use generate::{Generated, OnProgress, Pipeline, Times};
 pub use identity::{About, Identity};
 pub use noise::Noise;
+pub(crate) use noise::philox_normal;
 pub use photo::{Image, MAX_PIXELS};
 pub use picture::pictures;
 pub use png::{Parameters, read_parameters, write_png};

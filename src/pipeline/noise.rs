@@ -34,7 +34,7 @@ impl Noise {
         for i in 0..count as u64 {
             let seed = seed.wrapping_add(i);
             match self {
-                Self::Philox => values.extend((0..each as u64).map(|e| philox_normal(seed, e))),
+                Self::Philox => values.extend((0..each as u64).map(|e| philox_normal(seed, e) as f32)),
                 Self::Torch => values.extend(torch_normals(seed as u32, each)),
             }
         }
@@ -43,11 +43,11 @@ impl Noise {
 }
 
 /// The normal number at `element` under `seed`: Box and Muller's sine of the first two words of the element's block.
-fn philox_normal(seed: u64, element: u64) -> f32 {
+pub(crate) fn philox_normal(seed: u64, element: u64) -> f64 {
     let counter = [0, 0, element as u32, (element >> 32) as u32];
     let [a, b, _, _] = philox4x32([seed as u32, (seed >> 32) as u32], counter);
     let unit = |x: u32| (f64::from(x) + 0.5) / 2f64.powi(32);
-    ((-2.0 * unit(a).ln()).sqrt() * (std::f64::consts::TAU * unit(b)).sin()) as f32
+    (-2.0 * unit(a).ln()).sqrt() * (std::f64::consts::TAU * unit(b)).sin()
 }
 
 /// Ten rounds of Philox4x32.
