@@ -33,14 +33,10 @@ emulated! {
 }
 
 emulated! {
-    /// The same from source, where NVRTC is on the loader's path (`CUEMU_TEST_NVRTC` names its folder).
+    /// The same from source, by the NVRTC in the folder that `CUEMU_TEST_NVRTC` names.
+    #[ignore = "needs NVRTC: name its folder in CUEMU_TEST_NVRTC"]
     fn a_kernel_compiled_now_runs() {
         let (context, stream) = start();
-        // SAFETY: only asks the loader.
-        if !unsafe { cudarc::nvrtc::sys::is_culib_present() } {
-            assert!(std::env::var_os("CUEMU_TEST_NVRTC").is_none(), "CUEMU_TEST_NVRTC names a folder without NVRTC");
-            return;
-        }
         let options = cudarc::nvrtc::CompileOptions {
             options: vec!["-default-device".to_owned()],
             arch: Some("compute_80"),
