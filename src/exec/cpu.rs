@@ -68,6 +68,10 @@ impl Program for CpuProgram {
         Ok(())
     }
 
+    fn is_asynchronous(&self) -> bool {
+        false
+    }
+
     fn read(&self, output: Value, bytes: &mut [u8]) -> Result<()> {
         bytes.copy_from_slice(self.output(output).ok_or_else(no_buffer)?);
         Ok(())

@@ -86,6 +86,10 @@ impl Program for CudaProgram {
         if run.watch || run.profile.is_some() { self.run_slowly(&mut run) } else { self.tape.replay() }
     }
 
+    fn is_asynchronous(&self) -> bool {
+        true
+    }
+
     fn read(&self, output: Value, bytes: &mut [u8]) -> Result<()> {
         self.memory.output(output)?.read(0, bytes, "an output")
     }

@@ -130,6 +130,11 @@ impl Executable {
         Ok(())
     }
 
+    /// True on a device that may still be at a run when [`Executable::run`] returns.
+    pub fn is_asynchronous(&self) -> bool {
+        self.program.as_ref().is_some_and(|program| program.is_asynchronous())
+    }
+
     /// Runs all nodes. Every input must have been written. A CUDA device may still be at it when this returns; [`Executable::read`] waits.
     pub fn run(&mut self) -> Result<()> {
         let program = self.program.as_mut().ok_or_else(computes_nothing)?;

@@ -17,6 +17,9 @@ pub(super) trait Program: Send + Sync {
     /// Runs all nodes in their order. A device may still be at it when this returns.
     fn run(&mut self, run: Run<'_>) -> Result<()>;
 
+    /// True if a device may still be at a run when it returns.
+    fn is_asynchronous(&self) -> bool;
+
     /// Fills `bytes` with an output, once the last run is done.
     fn read(&self, output: Value, bytes: &mut [u8]) -> Result<()>;
 

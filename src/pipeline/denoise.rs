@@ -38,27 +38,29 @@ impl<'a> Denoiser<'a> {
     }
 
     /// All steps for one batch of `latents [n,h,w,4]`, n at most the size of a full batch; `on_step` is called after each.
-    pub(super) fn run(&mut self, latents: Tensor, on_step: &mut dyn FnMut() -> Result<()>) -> Result<Tensor> {
+    pub(super) fn run(&mut self, latents: &Tensor, on_step: &mut dyn FnMut() -> Result<()>) -> Result<Tensor> {
         let size = StepSize { images: latents.shape()[0], ..self.size };
         self.load(size)?;
-        (0..size.steps).try_fold(latents, |latents, step| {
-            let next = self.step(size, step, &latents)?;
+        let finite = |index: usize, t: &Tensor| check_finite(&format!("latents after step {} of {}", index + 1, size.steps), &t.to_f32_vec());
+        let (start, mut elsewhere) = (Instant::now(), Duration::ZERO);
+        let latents = sampler_steps(self.networks.step(size)?, latents, size.steps, &mut |step, index| {
+            // a look at the latents would make a device wait that may be many steps behind
+            if !step.is_asynchronous() {
+                finite(index, &step.read("next")?)?;
+            }
+            let called = Instant::now();
             on_step()?;
-            Ok(next)
-        })
+            elsewhere += called.elapsed();
+            Ok(())
+        })?;
+        self.time += start.elapsed().saturating_sub(elsewhere);
+        finite(size.steps.saturating_sub(1), &latents)?;
+        Ok(latents)
     }
 
     /// Compiles the step for a batch of this size and writes everything that stays the same from step to step.
     pub(super) fn load(&mut self, size: StepSize) -> Result<()> {
         self.constants.write(self.networks.step(size)?, size.images)
-    }
-
-    fn step(&mut self, size: StepSize, step: usize, latents: &Tensor) -> Result<Tensor> {
-        let start = Instant::now();
-        let next = sampler_step(self.networks.step(size)?, step, latents)?;
-        check_finite(&format!("latents after step {} of {}", step + 1, size.steps), &next.to_f32_vec())?;
-        self.time += start.elapsed();
-        Ok(next)
     }
 
     /// Sizes of a full batch.
@@ -100,11 +102,23 @@ impl StepConstants {
     }
 }
 
-/// One step of the sampler, the `index`th, on latents `[B,h,w,4]`: the next latents.
-pub fn sampler_step(step: &mut Executable, index: usize, latents: &Tensor) -> Result<Tensor> {
+/// All steps of the sampler on latents `[B,h,w,4]`, which stay on the device in between; `on_step` is called after each with its index.
+/// A CUDA device may then still be at it: nothing in the loop waits.
+pub fn sampler_steps(
+    step: &mut Executable,
+    latents: &Tensor,
+    steps: usize,
+    on_step: &mut dyn FnMut(&Executable, usize) -> Result<()>,
+) -> Result<Tensor> {
     step.write("latents", latents)?;
-    step.write("step", &Tensor::from_i32([1], &[index as i32])?)?;
-    step.run()?;
+    for index in 0..steps {
+        if index > 0 {
+            step.feed("next", "latents")?;
+        }
+        step.write("step", &Tensor::from_i32([1], &[index as i32])?)?;
+        step.run()?;
+        on_step(step, index)?;
+    }
     step.read("next")
 }
 
@@ -130,7 +144,7 @@ impl Pipeline {
         for i in 0..count {
             let of_picture: Vec<Tensor> = contexts.into_iter().flatten().map(|c| rows(c, i, 1)).collect::<Result<_>>()?;
             let mut denoiser = Denoiser::new(&mut self.networks, &stacked(&of_picture)?, &steps, guidance, 1, size)?;
-            done.push(denoiser.run(rows(&noise, i, 1)?, &mut || Ok(()))?);
+            done.push(denoiser.run(&rows(&noise, i, 1)?, &mut || Ok(()))?);
         }
         stacked(&done)?.nhwc_to_nchw()
     }

@@ -230,7 +230,7 @@ impl Run<'_> {
         let mut done = Vec::new();
         for first in (0..count).step_by(images) {
             let batch = rows(&noise, first, images.min(count - first))?;
-            done.push(denoiser.run(batch, &mut || {
+            done.push(denoiser.run(&batch, &mut || {
                 counter.advance(1);
                 report(self.on_progress, &counter)
             })?);

@@ -30,7 +30,7 @@ mod tokenizer;
 pub use align::{align, reduce, warp};
 pub use captured::Captured;
 pub use contact_sheet::contact_sheet;
-pub use denoise::{StepConstants, sampler_step};
+pub use denoise::{StepConstants, sampler_steps};
 pub use destination::{Destination, prepare_file};
 pub use encode::{EncodeTimes, Encoded};
 pub use face_error::FaceError;

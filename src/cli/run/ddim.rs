@@ -5,12 +5,12 @@ use super::networks::{compile, to_nchw};
 use super::{Outputs, Setting};
 use dreamid_engine::models::Component;
 use dreamid_engine::models::graphs::{self, StepSize};
-use dreamid_engine::pipeline::{Schedule, StepConstants, sampler_step};
+use dreamid_engine::pipeline::{Schedule, StepConstants, sampler_steps};
 use dreamid_engine::{Result, Tensor};
 
 pub(super) fn ddim(setting: &Setting<'_>, inputs: &mut Inputs, steps: usize, guidance: f32) -> Result<Outputs> {
     let config = setting.model.unet_config()?;
-    let mut latents = inputs.picture("latents", config.in_channels)?;
+    let latents = inputs.picture("latents", config.in_channels)?;
     let (images, height, width) = (latents.shape()[0], latents.shape()[1], latents.shape()[2]);
     let guided = guidance != 1.0;
     let context = contexts(inputs, images, config.cross_attention_dim, guided)?;
@@ -28,10 +28,8 @@ pub(super) fn ddim(setting: &Setting<'_>, inputs: &mut Inputs, steps: usize, gui
     let keys_values = keys_values.call(&[("context", &context)])?;
     let tables = tables.call(&[("timesteps", &Tensor::from_f32([steps], &timesteps)?)])?;
     StepConstants::new(&schedule, guided.then_some(guidance), keys_values, tables)?.write(&mut step, 1)?;
-    for index in 0..steps {
-        latents = sampler_step(&mut step, index, &latents)?;
-    }
-    to_nchw(vec![("final".to_owned(), latents)])
+    let last = sampler_steps(&mut step, &latents, steps, &mut |_, _| Ok(()))?;
+    to_nchw(vec![("final".to_owned(), last)])
 }
 
 /// Both halves of guidance in the UNet's order, the unconditional one first; without guidance the context alone.
