@@ -43,6 +43,7 @@ impl Driver {
         let ran = self.synchronise(handle);
         self.tally.write();
         let ordinal = self.contexts.remove(handle)?.device;
+        self.ended.insert(handle);
         self.streams.retain(|stream| stream.context != handle);
         self.events.retain(|event| event.context != handle);
         self.functions.retain(|function| function.of.context != handle);
@@ -80,15 +81,16 @@ impl Driver {
         Ok(context)
     }
 
-    fn release_primary(&mut self, ordinal: c_int, all: bool) -> Answer {
+    fn release_primary(&mut self, ordinal: c_int) -> Answer {
         let device = self.device(ordinal)?;
-        let Some(context) = device.primary else { return if all { Ok(()) } else { Err(Status::INVALID_CONTEXT) } };
-        device.primary_users = if all { 0 } else { device.primary_users - 1 };
-        if device.primary_users > 0 {
-            return Ok(());
-        }
-        device.primary = None;
-        self.end_context(context)
+        device.primary_users = device.primary_users.checked_sub(1).ok_or(Status::INVALID_CONTEXT)?;
+        if device.primary_users > 0 { Ok(()) } else { self.reset_primary(ordinal) }
+    }
+
+    /// Ends the primary context whoever uses it. They still have to release it; until then the next to retain it gets a new one.
+    fn reset_primary(&mut self, ordinal: c_int) -> Answer {
+        let primary = self.device(ordinal)?.primary.take();
+        primary.map_or(Ok(()), |context| self.end_context(context))
     }
 
     fn make_current(&mut self, device: c_int, flags: c_uint) -> Answer<Handle> {
@@ -108,10 +110,10 @@ exports! {
         // SAFETY: the caller's pointer, by the contract of the C API; so in every function below.
         unsafe { put(out, context) }
     }
-    fn cuDevicePrimaryCtxRelease_v2(device: c_int) |d| { d.release_primary(device, false) }
-    fn cuDevicePrimaryCtxRelease(device: c_int) |d| { d.release_primary(device, false) }
-    fn cuDevicePrimaryCtxReset_v2(device: c_int) |d| { d.release_primary(device, true) }
-    fn cuDevicePrimaryCtxReset(device: c_int) |d| { d.release_primary(device, true) }
+    fn cuDevicePrimaryCtxRelease_v2(device: c_int) |d| { d.release_primary(device) }
+    fn cuDevicePrimaryCtxRelease(device: c_int) |d| { d.release_primary(device) }
+    fn cuDevicePrimaryCtxReset_v2(device: c_int) |d| { d.reset_primary(device) }
+    fn cuDevicePrimaryCtxReset(device: c_int) |d| { d.reset_primary(device) }
     fn cuDevicePrimaryCtxGetState(device: c_int, flags: *mut c_uint, active: *mut c_int) |d| {
         let primary = d.device(device)?.primary;
         let found = primary.map(|context| d.contexts.get(context)).transpose()?;
@@ -163,7 +165,7 @@ exports! {
     }
     fn cuCtxSetCurrent(context: Handle) |d| {
         if context != 0 {
-            d.contexts.get(context)?;
+            d.exists(context)?;
         }
         with_stack(|stack| {
             stack.pop();

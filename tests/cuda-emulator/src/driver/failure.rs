@@ -32,7 +32,7 @@ impl Plan {
         let plain = call.trim_end_matches("_v2").trim_end_matches("_v3");
         let group = match plain {
             "cuMemAlloc" | "cuMemAllocAsync" | "cuMemAllocFromPoolAsync" => "alloc",
-            "cuLaunchKernel" | "cuLaunchKernelEx" | "cuLaunchCooperativeKernel" | "cuGraphLaunch" => "launch",
+            "cuLaunchKernel" | "cuLaunchKernelEx" | "cuGraphLaunch" => "launch",
             _ => plain,
         };
         [call, plain, group].contains(&self.call.as_str())

@@ -16,7 +16,7 @@ use super::table::{Handle, Table};
 use super::tally::Tally;
 use crate::{DeviceModel, Memory};
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 
 /// The state of the process.
@@ -29,6 +29,8 @@ pub(super) struct Driver {
     pub(super) lost: Option<Status>,
     pub(super) devices: Vec<Device>,
     pub(super) contexts: Table<Context>,
+    /// Contexts that were.
+    pub(super) ended: BTreeSet<Handle>,
     pub(super) streams: Table<Stream>,
     pub(super) events: Table<Event>,
     pub(super) modules: Table<Arc<Loaded>>,
@@ -104,6 +106,7 @@ impl Driver {
             initialised: false,
             lost: None,
             contexts: Table::new(Status::INVALID_CONTEXT),
+            ended: BTreeSet::new(),
             streams: Table::new(Status::INVALID_HANDLE),
             events: Table::new(Status::INVALID_HANDLE),
             modules: Table::new(Status::INVALID_HANDLE),
@@ -146,7 +149,13 @@ impl Driver {
         if let Some(status) = self.lost {
             return Err(status);
         }
-        self.contexts.get(context)?.poison.map_or(Ok(()), Err)
+        self.exists(context)?.poison.map_or(Ok(()), Err)
+    }
+
+    /// The context of that handle, told apart from one that has ended.
+    pub(super) fn exists(&self, context: Handle) -> Answer<&Context> {
+        let missing = |status| if self.ended.contains(&context) { Status::CONTEXT_IS_DESTROYED } else { status };
+        self.contexts.get(context).map_err(missing)
     }
 
     /// Makes every later call on that context fail, and drops the work that waits in it.

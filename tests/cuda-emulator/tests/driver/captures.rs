@@ -159,6 +159,32 @@ emulated! {
 }
 
 emulated! {
+    /// Another thread is bound by a global capture, free beside a thread-local one, and cannot end either.
+    fn captures_and_threads() {
+        let (context, stream) = start();
+        let elsewhere = |work: &(dyn Fn() -> Result<(), result::DriverError> + Sync)| std::thread::scope(|s| s.spawn(work).join().unwrap());
+        let allocate = || {
+            context.bind_to_thread()?;
+            // SAFETY: freed below.
+            let address = unsafe { result::malloc_sync(16) }?;
+            // SAFETY: just allocated.
+            unsafe { result::free_sync(address) }
+        };
+        stream.begin_capture(Mode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL).unwrap();
+        elsewhere(&allocate).unwrap();
+        let raw = stream.cu_stream() as usize;
+        let end = || {
+            context.bind_to_thread()?;
+            // SAFETY: the stream lives.
+            unsafe { result::stream::end_capture(raw as sys::CUstream) }.map(drop)
+        };
+        fails(Status::CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD, elsewhere(&end));
+        stream.end_capture(Flags(0)).unwrap().unwrap();
+        breaks(&stream, Status::CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED, || elsewhere(&allocate));
+    }
+}
+
+emulated! {
     fn flags_of_instantiation() {
         let (_context, stream) = start();
         let invalid = Flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH | Flags::CUDA_GRAPH_INSTANTIATE_FLAG_DEVICE_LAUNCH;

@@ -30,6 +30,22 @@ emulated! {
 }
 
 emulated! {
+    /// A reset ends the primary context under all of its users; each still releases it, and whoever comes next gets a sound one.
+    fn a_reset_ends_the_context_of_all_users() {
+        let (first, second) = (CudaContext::new(0).unwrap(), CudaContext::new(0).unwrap());
+        assert_eq!(first.cu_ctx(), second.cu_ctx());
+        // SAFETY: the device exists.
+        unsafe { sys::cuDevicePrimaryCtxReset_v2(first.cu_device()) }.result().unwrap();
+        fails(Status::CUDA_ERROR_CONTEXT_IS_DESTROYED, first.mem_get_info());
+        let third = CudaContext::new(0).unwrap();
+        drop(first);
+        third.synchronize().unwrap();
+        drop(second);
+        third.synchronize().unwrap();
+    }
+}
+
+emulated! {
     fn misaligned_stores_have_their_own_status() with ["CUDA_LAUNCH_BLOCKING" = "1"] {
         let (context, stream) = start();
         let poke = kernels(&context).load_function("poke").unwrap();

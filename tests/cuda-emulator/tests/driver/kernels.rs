@@ -1,7 +1,7 @@
 //! Modules and launches.
 
 use crate::harness::{Axpy, fails, kernels, last_fault, start};
-use cudarc::driver::sys::{CUfunction_attribute_enum as Attribute, CUresult as Status};
+use cudarc::driver::sys::{self, CUfunction_attribute_enum as Attribute, CUresult as Status};
 use cudarc::driver::{CudaStream, DevicePtr, DevicePtrMut, LaunchConfig, PushKernelArg, result};
 use cudarc::nvrtc::Ptx;
 use std::sync::Arc;
@@ -110,6 +110,36 @@ emulated! {
         let newer = include_str!("../data/driver.ptx").replace("sm_80", "sm_90");
         fails(Status::CUDA_ERROR_INVALID_PTX, context.load_module(Ptx::from_src(newer)));
         assert!(last_fault().contains("sm_90"), "{}", last_fault());
+    }
+}
+
+emulated! {
+    /// `cuModuleLoadDataEx` writes the words of the parser into the log that it is given, shortened to its size.
+    fn the_log_of_the_compiler() {
+        let (_context, _stream) = start();
+        let ptx = c".version 8.0\n.target sm_80\n.address_size 64\n.visible .entry e() { nosuch.u32 %r1; }";
+        let mut log = [1u8; 48];
+        let options = &mut [sys::CUjit_option::CU_JIT_ERROR_LOG_BUFFER, sys::CUjit_option::CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES];
+        let values = &mut [log.as_mut_ptr().cast::<std::ffi::c_void>(), std::ptr::without_provenance_mut(log.len())];
+        let mut module = std::ptr::null_mut();
+        // SAFETY: valid pointers, and the log has the size that is given.
+        let status = unsafe { sys::cuModuleLoadDataEx(&mut module, ptx.as_ptr().cast(), 2, options.as_mut_ptr(), values.as_mut_ptr()) };
+        fails(Status::CUDA_ERROR_INVALID_PTX, status.result());
+        let text = std::ffi::CStr::from_bytes_until_nul(&log).unwrap().to_str().unwrap();
+        assert!(!text.is_empty() && last_fault().starts_with(text) && last_fault().contains("nosuch"), "{text} / {}", last_fault());
+    }
+}
+
+emulated! {
+    fn occupancy_follows_the_device() {
+        let (context, _stream) = start();
+        let module = kernels(&context);
+        let (scale, block_sum) = (module.load_function("scale").unwrap(), module.load_function("block_sum").unwrap());
+        // 2048 threads, 164 KiB with 1 KiB of the system's for each block.
+        assert_eq!(scale.occupancy_max_active_blocks_per_multiprocessor(128, 0, None).unwrap(), 16);
+        assert_eq!(scale.occupancy_max_active_blocks_per_multiprocessor(256, 0, None).unwrap(), 0);
+        assert_eq!(block_sum.occupancy_max_active_blocks_per_multiprocessor(128, 80 << 10, None).unwrap(), 2);
+        assert_eq!(block_sum.occupancy_available_dynamic_smem_per_block(2, 128).unwrap(), 81 << 10);
     }
 }
 

@@ -1,7 +1,7 @@
 //! Memory: copies, limits, and what a program may not do with it.
 
 use crate::harness::{fails, last_fault, start};
-use cudarc::driver::sys::CUresult as Status;
+use cudarc::driver::sys::{self, CUresult as Status};
 use cudarc::driver::{CudaContext, DevicePtr, result};
 
 emulated! {
@@ -120,6 +120,53 @@ emulated! {
         unsafe { host.write(8) };
         fails(Status::CUDA_ERROR_LAUNCH_FAILED, stream.synchronize());
         assert!(last_fault().contains("pinned memory"), "{}", last_fault());
+    }
+}
+
+emulated! {
+    /// Memory that the program allocated and registered is pinned, until it is not.
+    fn registered_memory_is_pinned() {
+        let (_context, stream) = start();
+        let there = stream.clone_htod(&[1.0f32; 64]).unwrap();
+        let mut host = vec![0.0f32; 64];
+        let (address, bytes) = (host.as_mut_ptr().cast(), 256);
+        // SAFETY: the vector outlives its registration.
+        unsafe {
+            sys::cuMemHostRegister_v2(address, bytes, 0).result().unwrap();
+            fails(Status::CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED, sys::cuMemHostRegister_v2(address, bytes, 0).result());
+            result::memcpy_dtoh_async(&mut host, there.device_ptr(&stream).0, stream.cu_stream()).unwrap();
+            assert!(host[0].is_nan());
+            stream.synchronize().unwrap();
+            assert_eq!(host, [1.0; 64]);
+            sys::cuMemHostUnregister(address).result().unwrap();
+            host.fill(0.0);
+            result::memcpy_dtoh_async(&mut host, there.device_ptr(&stream).0, stream.cu_stream()).unwrap();
+            assert_eq!(host, [1.0; 64]);
+            fails(Status::CUDA_ERROR_HOST_MEMORY_NOT_REGISTERED, sys::cuMemHostUnregister(address).result());
+        }
+    }
+}
+
+emulated! {
+    /// An address says what it is.
+    fn addresses_are_known() {
+        let (context, stream) = start();
+        let there = stream.clone_htod(&[1u8; 100]).unwrap();
+        // What follows is ordered by the legacy stream, which does not wait for this one.
+        stream.synchronize().unwrap();
+        let address = there.device_ptr(&stream).0;
+        let (mut start, mut size, mut kind) = (0u64, 0usize, 0u32);
+        let memory_type = sys::CUpointer_attribute::CU_POINTER_ATTRIBUTE_MEMORY_TYPE;
+        let mut back = [0u8; 50];
+        // SAFETY: valid pointers.
+        unsafe {
+            sys::cuMemGetAddressRange_v2(&mut start, &mut size, address + 70).result().unwrap();
+            sys::cuPointerGetAttribute((&raw mut kind).cast(), memory_type, address + 70).result().unwrap();
+            fails(Status::CUDA_ERROR_INVALID_VALUE, sys::cuPointerGetAttribute((&raw mut kind).cast(), memory_type, address + 100).result());
+            sys::cuMemcpy(back.as_mut_ptr() as u64, address + 50, 50).result().unwrap();
+        }
+        assert_eq!((start, size, kind, back), (address, 100, 2, [1; 50]));
+        context.synchronize().unwrap();
     }
 }
 

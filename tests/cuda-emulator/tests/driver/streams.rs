@@ -2,7 +2,7 @@
 
 use crate::harness::{fails, last_fault, start};
 use cudarc::driver::sys::{self, CUevent_flags, CUresult as Status};
-use cudarc::driver::{DevicePtr, DevicePtrMut, DriverError, result};
+use cudarc::driver::{DevicePtr, DevicePtrMut, DriverError, LaunchConfig, PushKernelArg, result};
 use std::ffi::c_void;
 use std::sync::Mutex;
 
@@ -120,6 +120,29 @@ emulated! {
             stream.synchronize().unwrap();
         }
         assert_eq!(*SEEN.lock().unwrap(), [(9, sys::CUresult::CUDA_ERROR_NOT_PERMITTED as i32)]);
+    }
+}
+
+emulated! {
+    /// Threads share a context, each with a stream; the results are those of one thread.
+    fn threads_share_a_context() {
+        let (context, _stream) = start();
+        let scale = crate::harness::kernels(&context).load_function("scale").unwrap();
+        let shape = LaunchConfig { grid_dim: (1, 1, 1), block_dim: (128, 1, 1), shared_mem_bytes: 0 };
+        std::thread::scope(|scope| {
+            for start in 0..4 {
+                let (context, scale) = (&context, &scale);
+                scope.spawn(move || {
+                    let stream = context.new_stream().unwrap();
+                    let mut y = stream.clone_htod(&[start as f32; 128]).unwrap();
+                    for _ in 0..10 {
+                        // SAFETY: the arguments are those of the kernel.
+                        unsafe { stream.launch_builder(scale).arg(&mut y).arg(&128i32).launch(shape) }.unwrap();
+                    }
+                    assert_eq!(stream.clone_dtoh(&y).unwrap(), [start as f32 * 1024.0; 128]);
+                });
+            }
+        });
     }
 }
 
