@@ -42,6 +42,20 @@ fn every_operation_has_a_file_of_its_name() {
     }
 }
 
+/// Gradients of what is no operation of its own, with the reason.
+const GRADIENTS_OF_PARTS: [(&str, &str); 1] = [("resize_grad", "the resize is folded into the reads of conv2d")];
+
+#[test]
+fn every_gradient_stands_beside_its_operation() {
+    let ops: Vec<&str> = dreamid_engine::ops::all_cases().into_iter().map(|(name, _)| name).collect();
+    let gradients: Vec<&str> = ops.iter().copied().filter(|name| name.ends_with("_grad")).collect();
+    assert!(gradients.len() > 15, "only {} gradients are registered", gradients.len());
+    for gradient in gradients {
+        let forward = gradient.trim_end_matches("_grad");
+        assert!(ops.contains(&forward) || GRADIENTS_OF_PARTS.iter().any(|(name, _)| *name == gradient), "{gradient} is the gradient of nothing");
+    }
+}
+
 #[test]
 fn every_kernel_has_its_operation_and_its_row() {
     let table = fs::read_to_string(root().join("kernels/README.md")).unwrap();

@@ -2,10 +2,10 @@
 
 use super::arena::{Arena, Memory};
 use super::program::{Program, Run, check_finite, lost};
-use crate::device::cpu::Cpu;
+use crate::device::cpu::{Cpu, PackSpec};
 use crate::graph::{Graph, Node, Place, Plan, Value};
 use crate::ops::{HostIn, HostIo, HostOut};
-use crate::weights::Bound;
+use crate::weights::Params;
 use crate::{Error, Result, Ty};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use std::time::Instant;
 /// A planned graph on the CPU.
 pub(super) struct CpuProgram {
     cpu: Arc<Cpu>,
-    params: Vec<Option<Arc<Bound>>>,
+    params: Params,
     /// Places and types of all outputs.
     outputs: HashMap<Value, (Place, Ty)>,
     buffers: HashMap<Value, Arena>,
@@ -23,7 +23,7 @@ pub(super) struct CpuProgram {
 
 impl CpuProgram {
     /// Allocates what the plan asks for.
-    pub(super) fn new(graph: &Graph, plan: &Plan, params: Vec<Option<Arc<Bound>>>, cpu: Arc<Cpu>) -> Result<Self> {
+    pub(super) fn new(graph: &Graph, plan: &Plan, params: Params, cpu: Arc<Cpu>) -> Result<Self> {
         let mut buffers = HashMap::new();
         for value in plan.buffers() {
             buffers.insert(value, Arena::new(graph.ty(value).bytes())?);
@@ -36,7 +36,7 @@ impl CpuProgram {
         let (place, ty) = self.outputs.get(&output)?;
         match place {
             Place::Input(base) | Place::Output(base) => self.buffers.get(base).map(Arena::bytes),
-            Place::Param(base) => self.params[base.index()].as_ref()?.host_in(*ty).map(|p| p.data),
+            Place::Param(base) => self.params.get(*base, None)?.host_in(*ty).map(|p| p.data),
             Place::Arena(_) | Place::Unused => None,
         }
     }
@@ -91,7 +91,7 @@ fn no_buffer() -> Error {
 struct Step<'a> {
     graph: &'a Graph,
     plan: &'a Plan,
-    params: &'a [Option<Arc<Bound>>],
+    params: &'a Params,
     memory: &'a Memory<'a>,
     cpu: &'a Cpu,
     node: &'a Node,
@@ -99,17 +99,20 @@ struct Step<'a> {
 
 impl Step<'_> {
     fn run(&self, watch: bool) -> Result<()> {
-        let ins: Vec<Option<HostIn<'_>>> = self.node.inputs.iter().map(|v| v.map(|v| self.input(v)).transpose()).collect::<Result<_>>()?;
+        let types: Vec<Option<Ty>> = self.node.inputs.iter().map(|v| v.map(|v| self.graph.ty(v))).collect();
+        let input = |(i, v): (usize, &Option<Value>)| v.map(|v| self.input(v, self.node.op.packing(i, &types))).transpose();
+        let ins: Vec<Option<HostIn<'_>>> = self.node.inputs.iter().enumerate().map(input).collect::<Result<_>>()?;
         let mut outs: Vec<HostOut<'_>> = self.node.outputs.iter().map(|&v| self.output(v)).collect::<Result<_>>()?;
         let mut io = HostIo { ins: &ins, outs: &mut outs, cpu: self.cpu };
         self.node.op.cpu(&mut io).map_err(|e| e.at(&self.node.scope))?;
         if watch { self.check_finite() } else { Ok(()) }
     }
 
-    fn input(&self, value: Value) -> Result<HostIn<'_>> {
+    fn input(&self, value: Value, pack: Option<PackSpec>) -> Result<HostIn<'_>> {
         let ty = self.graph.ty(value);
         if let Place::Param(base) = self.plan.place(value) {
-            let bound = self.params[base.index()].as_ref();
+            // a view's source is bound as it stands in the file, and packed on the way
+            let bound = self.params.get(base, pack.filter(|_| base == value));
             return bound.and_then(|b| b.host_in(ty)).ok_or_else(|| lost(self.node));
         }
         // SAFETY: the plan gives a node's inputs and outputs places that do not overlap, and `verify` has proved it for this plan.

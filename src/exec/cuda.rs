@@ -4,11 +4,10 @@ use super::program::{Program, Run, check_finite, lost};
 use crate::device::cuda::{Cuda, DeviceMemory, Tape};
 use crate::device::{Launch, Slot};
 use crate::graph::{Graph, Node, Place, Plan, Value, lower_node};
-use crate::weights::Bound;
+use crate::weights::Params;
 use crate::{Error, Result, Ty};
 use std::collections::HashMap;
 use std::ops::Range;
-use std::sync::Arc;
 
 /// Where scratch memory starts: a multiple of this, in bytes.
 const ALIGNMENT: usize = 256;
@@ -23,7 +22,7 @@ pub(super) struct CudaProgram {
 
 impl CudaProgram {
     /// Lowers every node, allocates, and loads the kernels. Fails at the first operation that has none for its types.
-    pub(super) fn new(graph: &Graph, plan: &Plan, params: Vec<Option<Arc<Bound>>>, cuda: &Cuda) -> Result<Self> {
+    pub(super) fn new(graph: &Graph, plan: &Plan, params: Params, cuda: &Cuda) -> Result<Self> {
         let lowered = graph.nodes().iter().map(|node| lower_node(graph, node, cuda.arch())).collect::<Result<Vec<_>>>()?;
         let scratch = lowered.iter().map(|l| l.scratch as usize).max().unwrap_or(0);
         let memory = DeviceBuffers::new(graph, plan, params, scratch, cuda)?;
@@ -101,7 +100,7 @@ impl Program for CudaProgram {
 
 /// All memory of a program: parameters are shared with other executables, the rest is its own.
 struct DeviceBuffers {
-    params: Vec<Option<Arc<Bound>>>,
+    params: Params,
     outputs: HashMap<Value, Place>,
     buffers: HashMap<Value, DeviceMemory>,
     /// Temporaries, then the scratch memory that all nodes share one after the other.
@@ -110,7 +109,7 @@ struct DeviceBuffers {
 }
 
 impl DeviceBuffers {
-    fn new(graph: &Graph, plan: &Plan, params: Vec<Option<Arc<Bound>>>, scratch: usize, cuda: &Cuda) -> Result<Self> {
+    fn new(graph: &Graph, plan: &Plan, params: Params, scratch: usize, cuda: &Cuda) -> Result<Self> {
         let start = plan.arena_bytes().next_multiple_of(ALIGNMENT);
         let arena = cuda.allocate(start + scratch, "the arena")?;
         let mut buffers = HashMap::new();
@@ -157,7 +156,7 @@ impl DeviceBuffers {
         match place {
             Place::Arena(offset) => Some((&self.arena, offset)),
             Place::Input(value) | Place::Output(value) => self.buffers.get(&value).map(|memory| (memory, 0)),
-            Place::Param(value) => self.params[value.index()].as_ref()?.on_device().map(|memory| (memory, 0)),
+            Place::Param(value) => self.params.get(value, None)?.on_device().map(|memory| (memory, 0)),
             Place::Unused => None,
         }
     }

@@ -2,6 +2,7 @@
 
 mod builder;
 pub mod dump;
+mod grad;
 mod ir;
 mod lower;
 mod plan;
@@ -10,6 +11,7 @@ mod plan_tests;
 mod verify;
 
 pub use builder::Builder;
+pub use grad::{GradCx, Grads, grad, grad_from};
 pub use ir::{Graph, Node, ParamSpec, Role, Value, ValueInfo, WeightLayout};
 pub use lower::lower;
 pub(crate) use lower::lower_node;

@@ -1,10 +1,11 @@
 //! An activation on its own, where no other operation can carry it.
 
 use super::lowering::{Columns, activation, count, flat, access};
-use super::{Activation, Case, Cost, HostArray, HostIo, Ins, Op, Fill, each_dtype, filled, normal, vector, unsupported};
+use super::{ActivateGrad, Activation, Case, Cost, HostArray, HostIo, Ins, Op, Fill, each_dtype, filled, normal, vector, unsupported};
 use crate::device::cpu::elementwise::{self, Channels};
 use crate::device::cpu::simd::Elem;
 use crate::device::{Arch, KernelFile, KernelKey, Lowered, Slot, kernel_file, kernel_params, kernel_type};
+use crate::graph::{Builder, GradCx, Grads};
 use crate::{DType, Result, Ty};
 use half::bf16;
 
@@ -59,6 +60,11 @@ impl Op for Activate {
         let (values, width) = (y.shape.elements(), access(&[y.dtype], 16));
         let params = ActivateParams { x: Slot::In(0), y: Slot::Out(0), count: count(values)?, slope };
         flat(kernel("activate_forward").define("V", width), values, width, params.pack())
+    }
+
+    fn backward(&self, g: &mut Builder<'_>, cx: &GradCx<'_>) -> Result<Grads> {
+        let [dx, dslope] = ActivateGrad::append(g, cx, self.act, [0, 1])?;
+        Ok(vec![dx, dslope])
     }
 
     fn cost(&self, ins: &[Option<Ty>], outs: &[Ty]) -> Cost {

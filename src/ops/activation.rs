@@ -47,6 +47,28 @@ impl Activation {
             Self::Sigmoid => sigmoid(x),
         }
     }
+
+    /// The derivative in f64, at a kink that of the left side; `slope` as in [`Activation::eval`].
+    pub fn derivative(self, x: f64, slope: f64) -> f64 {
+        let with_sigmoid = |k: f64| sigmoid(k * x) * (1.0 + k * x * (1.0 - sigmoid(k * x)));
+        match self {
+            Self::None => 1.0,
+            Self::Relu => f64::from(u8::from(x > 0.0)),
+            Self::Silu => with_sigmoid(1.0),
+            Self::Gelu => gelu_derivative(x),
+            Self::QuickGelu => with_sigmoid(1.702),
+            Self::LeakyRelu(_) | Self::PRelu if x > 0.0 => 1.0,
+            Self::LeakyRelu(negative) => f64::from(negative),
+            Self::PRelu => slope,
+            Self::Sigmoid => sigmoid(x) * (1.0 - sigmoid(x)),
+        }
+    }
+}
+
+/// Φ(x) + x · φ(x)
+pub(crate) fn gelu_derivative(x: f64) -> f64 {
+    let density = (-0.5 * x * x).exp() / (2.0 * std::f64::consts::PI).sqrt();
+    0.5 * (1.0 + erf(x * std::f64::consts::FRAC_1_SQRT_2)) + x * density
 }
 
 /// 1 / (1 + exp(−x))

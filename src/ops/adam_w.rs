@@ -5,6 +5,7 @@ use super::{Activation, Case, Cost, Fill, HostArray, HostIo, Ins, Op, each_dtype
 use crate::device::cpu::elementwise::map;
 use crate::device::cpu::simd::Elem;
 use crate::device::{Arch, KernelFile, KernelKey, Lowered, Slot, kernel_file, kernel_params};
+use crate::graph::{Builder, GradCx, Grads};
 use crate::{DType, Result, Shape, Ty};
 use half::bf16;
 
@@ -93,6 +94,10 @@ impl Op for AdamW {
         };
         let kernel = typed(KernelKey::new(&FILE, "adam_w_forward"), gradient, self.dtype).define("V", width);
         flat(kernel, values, width, params.pack())
+    }
+
+    fn backward(&self, _g: &mut Builder<'_>, cx: &GradCx<'_>) -> Result<Grads> {
+        Err(cx.error("has no gradient: nothing is trained through a step of the optimizer".into()))
     }
 
     fn cost(&self, ins: &[Option<Ty>], outs: &[Ty]) -> Cost {

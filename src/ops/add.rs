@@ -1,10 +1,11 @@
 //! Sum of two values.
 
 use super::lowering::{activation, count, flat, access};
-use super::{Activation, Case, Cost, HostArray, HostIo, Ins, Op, each_dtype, normal, unsupported};
+use super::{ActivateGrad, Activation, Case, Cost, HostArray, HostIo, Ins, Op, each_dtype, normal, unsupported};
 use crate::device::cpu::elementwise;
 use crate::device::cpu::simd::Elem;
 use crate::device::{Arch, KernelFile, KernelKey, Lowered, Slot, kernel_file, kernel_params, kernel_type};
+use crate::graph::{Builder, GradCx, Grads};
 use crate::{DType, Result, Shape, Ty};
 use half::bf16;
 
@@ -45,6 +46,15 @@ impl Op for Add {
         let kernel = KernelKey::new(&FILE, "add_forward").define("T", kernel_type(y.dtype)).define("ACT", act).define("V", width);
         let params = AddParams { a: Slot::In(0), b: Slot::In(1), y: Slot::Out(0), count: count(values)?, leak };
         flat(kernel, values, width, params.pack())
+    }
+
+    fn backward(&self, g: &mut Builder<'_>, cx: &GradCx<'_>) -> Result<Grads> {
+        let mut dy = cx.gradient()?;
+        if self.act != Activation::None {
+            let sum = g.op(Self { act: Activation::None }, &[Some(cx.input(0)?), Some(cx.input(1)?)])?;
+            dy = g.op(ActivateGrad { act: self.act, of_slope: false }, &[Some(sum), None, Some(dy)])?;
+        }
+        Ok(vec![Some(dy); 2])
     }
 
     fn cost(&self, ins: &[Option<Ty>], outs: &[Ty]) -> Cost {

@@ -1,10 +1,11 @@
 //! Scale and shift per channel: an inference-time batch normalisation.
 
 use super::lowering::{Columns, activation};
-use super::{Activation, Case, Cost, HostArray, HostIo, Ins, Op, Fill, each_dtype, filled, normal, vector, unsupported};
+use super::{AffineGrad, Activation, Case, Cost, HostArray, HostIo, Ins, Op, Fill, each_dtype, filled, normal, vector, unsupported};
 use crate::device::cpu::elementwise::{self, Channels};
 use crate::device::cpu::simd::Elem;
 use crate::device::{Arch, KernelFile, KernelKey, Lowered, Slot, kernel_file, kernel_params, kernel_type};
+use crate::graph::{Builder, GradCx, Grads};
 use crate::{DType, Result, Shape, Ty};
 use half::bf16;
 
@@ -78,6 +79,10 @@ impl Op for Affine {
         };
         let kernel = KernelKey::new(&FILE, "affine_forward").define("T", kernel_type(y.dtype)).define("ACT", act);
         Ok(columns.launch(kernel, params.pack()))
+    }
+
+    fn backward(&self, g: &mut Builder<'_>, cx: &GradCx<'_>) -> Result<Grads> {
+        AffineGrad::append(self, g, cx)
     }
 
     fn cost(&self, ins: &[Option<Ty>], outs: &[Ty]) -> Cost {

@@ -1,7 +1,8 @@
 //! Multi-head scaled dot-product attention that never holds the score matrix.
 
-use super::{Case, Cost, HostArray, HostIo, Ins, Op, Fill, each_dtype, filled, normal, unsupported};
+use super::{AttentionGrad, Case, Cost, HostArray, HostIo, Ins, Op, Fill, each_dtype, filled, normal, unsupported};
 use crate::device::cpu::attention::{self, Element, Rows};
+use crate::graph::{Builder, GradCx, Grads};
 use crate::{DType, Result, Ty};
 use half::bf16;
 
@@ -39,6 +40,17 @@ pub(crate) struct Span {
     pub(crate) rows: usize,
 }
 
+impl Heads {
+    /// Inputs of an attention.
+    pub(crate) fn inputs(self) -> usize {
+        match self {
+            Self::Separate => 3,
+            Self::PackedKv => 2,
+            Self::PackedQkv => 1,
+        }
+    }
+}
+
 impl Attention {
     /// Spans of q, k and v for an output of `channels` channels.
     pub(crate) fn spans(&self, rows: impl Fn(usize) -> usize, channels: usize) -> [Span; 3] {
@@ -61,11 +73,8 @@ impl Op for Attention {
         ins.ensure(q.shape[2] % parts == 0, || format!("qkv is {q}, its last axis is not a multiple of 3"))?;
         let channels = q.shape[2] / parts;
         ins.ensure(self.heads > 0 && channels % self.heads == 0, || format!("{channels} channels do not split into {} heads", self.heads))?;
-        let (inputs, width) = match self.packing {
-            Heads::Separate => (3, channels),
-            Heads::PackedKv => (2, 2 * channels),
-            Heads::PackedQkv => (1, 3 * channels),
-        };
+        let inputs = self.packing.inputs();
+        let width = if self.packing == Heads::PackedKv { 2 * channels } else { channels };
         for i in 1..inputs {
             let ty = ins.float(i, "k, v")?;
             let fits = ty.dtype == q.dtype && ty.shape.len() == 3 && ty.shape[0] == q.shape[0] && ty.shape[2] == width;
@@ -119,6 +128,10 @@ impl Op for Attention {
             DType::Bf16 => self.run::<bf16>(io),
             other => Err(unsupported(other)),
         }
+    }
+
+    fn backward(&self, g: &mut Builder<'_>, cx: &GradCx<'_>) -> Result<Grads> {
+        AttentionGrad::append(self, g, cx)
     }
 
     fn cost(&self, ins: &[Option<Ty>], outs: &[Ty]) -> Cost {

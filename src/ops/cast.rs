@@ -6,6 +6,7 @@ use super::{Activation, Case, Cost, HostArray, HostIo, Ins, Op, Fill, filled, no
 use crate::device::cpu::copy;
 use crate::device::cpu::elementwise::map;
 use crate::device::{Arch, KernelFile, KernelKey, Lowered, Slot, kernel_file, kernel_params};
+use crate::graph::{Builder, GradCx, Grads};
 use crate::{DType, Result, Ty};
 
 /// The same values in another floating-point type, rounded to nearest even.
@@ -48,6 +49,11 @@ impl Op for Cast {
         let kernel = typed(KernelKey::new(&FILE, "cast_forward"), from, y.dtype).define("V", width);
         let params = CastParams { x: Slot::In(0), y: Slot::Out(0), count: count(values)? };
         flat(kernel, values, width, params.pack())
+    }
+
+    fn backward(&self, g: &mut Builder<'_>, cx: &GradCx<'_>) -> Result<Grads> {
+        let dtype = g.ty(cx.input(0)?).dtype;
+        Ok(vec![Some(g.op(Self { dtype }, &[Some(cx.gradient()?)])?)])
     }
 
     fn cost(&self, ins: &[Option<Ty>], outs: &[Ty]) -> Cost {

@@ -1,9 +1,10 @@
 //! Values side by side along the last axis: the UNet's skip connections.
 
 use super::lowering::{count, unit};
-use super::{Case, Cost, HostArray, HostIo, Ins, Op, each_dtype, normal};
+use super::{ConcatGrad, Case, Cost, HostArray, HostIo, Ins, Op, each_dtype, normal};
 use crate::device::cpu::copy;
 use crate::device::{Arch, KernelFile, KernelKey, Launch, Lowered, Slot, kernel_file, kernel_params};
+use crate::graph::{Builder, GradCx, Grads};
 use crate::{Result, Ty};
 
 /// `[a, b, ...]` along the last axis. All inputs agree in type and in every other axis.
@@ -75,6 +76,16 @@ impl Op for Concat {
             Launch { kernel, grid: [units.div_ceil(256), some.len() as u32, 1], block: [256, 1, 1], shared: 0, params: params.pack() }
         };
         Ok(Lowered { launches: widths.chunks(4).enumerate().map(launch).collect(), scratch: 0 })
+    }
+
+    fn backward(&self, g: &mut Builder<'_>, cx: &GradCx<'_>) -> Result<Grads> {
+        let (dy, mut start, mut grads) = (cx.gradient()?, 0, Vec::with_capacity(self.count));
+        for i in 0..self.count {
+            let width = g.shape(cx.input(i)?).last_axis();
+            grads.push(cx.when(i, || g.op(ConcatGrad { start, width }, &[Some(dy)]))?);
+            start += width;
+        }
+        Ok(grads)
     }
 
     fn cost(&self, ins: &[Option<Ty>], outs: &[Ty]) -> Cost {

@@ -1,11 +1,12 @@
 //! Convolution of channels-last images, with everything that usually follows it.
 
 use super::host::{Weights, unsupported};
-use super::{Activation, Case, Cost, HostArray, HostIo, Ins, Op, each_dtype, normal, vector};
+use super::{Conv2dGrad, Activation, Case, Cost, HostArray, HostIo, Ins, Op, each_dtype, normal, vector};
 use crate::device::cpu::gather::Widens;
 use crate::device::cpu::simd::Elem;
 use crate::device::cpu::{Epilogue, PackSpec, Source, Windows, gemm};
-use crate::{DType, Result, Ty};
+use crate::graph::{Builder, GradCx, Grads};
+use crate::{DType, Result, Shape, Ty};
 use half::bf16;
 
 /// `y = act(conv(x) + bias + row_bias + residual)`.
@@ -110,6 +111,10 @@ impl Op for Conv2d {
         }
     }
 
+    fn backward(&self, g: &mut Builder<'_>, cx: &GradCx<'_>) -> Result<Grads> {
+        Conv2dGrad::append(self, g, cx)
+    }
+
     fn cost(&self, ins: &[Option<Ty>], outs: &[Ty]) -> Cost {
         let window = ins.get(1).copied().flatten().map_or(0, |w| w.shape.elements() / w.shape[0].max(1));
         Cost::touching(2 * (window * outs[0].shape.elements()) as u64, ins, outs)
@@ -123,22 +128,24 @@ impl Op for Conv2d {
 impl Conv2d {
     /// Sum over the window of one output `[b, oy, ox, o]`.
     fn window(&self, x: &HostArray, w: &HostArray, [b, oy, ox, o]: [usize; 4], group: usize) -> f64 {
-        let &[_, h, width, c] = &*x.shape() else { return f64::NAN };
         let &[_, kh, kw, cg] = &*w.shape() else { return f64::NAN };
-        let [rh, rw] = self.input_size(&x.ty);
         let mut sum = 0.0;
-        for ky in 0..kh {
-            let Some(iy) = (oy * self.stride + ky).checked_sub(self.padding[0]).filter(|&y| y < rh) else { continue };
-            for kx in 0..kw {
-                let Some(ix) = (ox * self.stride + kx).checked_sub(self.padding[1]).filter(|&x| x < rw) else { continue };
-                // nearest neighbour, as torch computes it: floor(i * in / out)
-                let (sy, sx) = (iy * h / rh, ix * width / rw);
-                let xs = &x.data[((b * h + sy) * width + sx) * c + group * cg..][..cg];
-                let ws = &w.data[((o * kh + ky) * kw + kx) * cg..][..cg];
-                sum += xs.iter().zip(ws).map(|(a, b)| a * b).sum::<f64>();
-            }
+        for tap in 0..kh * kw {
+            let Some(at) = self.tap([b, oy, ox], [tap / kw, tap % kw], x.shape(), self.input_size(&x.ty)) else { continue };
+            let xs = &x.data[at * x.shape()[3] + group * cg..][..cg];
+            let ws = &w.data[(o * kh * kw + tap) * cg..][..cg];
+            sum += xs.iter().zip(ws).map(|(a, b)| a * b).sum::<f64>();
         }
         sum
+    }
+
+    /// Index of the pixel of an image of shape `x`, seen at the size `resized`, that a tap of the window at `[b, oy, ox]` reads; none in
+    /// the padding.
+    pub(crate) fn tap(&self, [b, oy, ox]: [usize; 3], [ky, kx]: [usize; 2], x: Shape, [rh, rw]: [usize; 2]) -> Option<usize> {
+        let iy = (oy * self.stride + ky).checked_sub(self.padding[0]).filter(|&y| y < rh)?;
+        let ix = (ox * self.stride + kx).checked_sub(self.padding[1]).filter(|&x| x < rw)?;
+        // nearest neighbour, as torch computes it: floor(i * in / out)
+        Some((b * x[1] + iy * x[1] / rh) * x[2] + ix * x[2] / rw)
     }
 }
 
@@ -153,32 +160,36 @@ impl Conv2d {
     {
         let (x, w, out) = (io.input(0)?, io.input(1)?, io.out_ty(0).shape);
         let weights = Weights::of(io.cpu, w, self.spec(&w.ty))?;
+        let bias = io.opt(2).map(|b| b.values()).transpose()?;
         let epilogue = Epilogue {
-            bias: io.opt(2).map(|b| b.values()).transpose()?,
             row_bias: io.opt(3).map(|b| b.values()).transpose()?,
             rows_per_image: out[1] * out[2],
             residual: io.opt(4).map(|r| r.values()).transpose()?,
             residual_first: true,
-            act: self.act,
             slope: io.opt(5).map(|s| s.values()).transpose()?,
-            gated: false,
-            channels: out[3],
+            ..Epilogue::plain(out[3], bias, self.act)
         };
-        let windows = Windows {
-            data: x.values::<T>()?,
-            stored: [x.ty.shape[1], x.ty.shape[2]],
-            size: self.input_size(&x.ty),
-            channels: x.ty.shape[3],
-            output: [out[1], out[2]],
-            kernel: [w.ty.shape[1], w.ty.shape[2]],
-            stride: self.stride,
-            padding: [self.padding[0], self.padding[1]],
-        };
+        let windows = self.windows(x.values::<T>()?, &x.ty, &w.ty, [out[1], out[2]]);
         gemm(io.cpu, &self.source(windows), &weights, &epilogue, io.outs[0].values()?)
     }
 
+    /// The windows of an image of type `x` that meet a weight of type `w`.
+    pub(crate) fn windows<'a, X>(&self, data: &'a [X], x: &Ty, w: &Ty, output: [usize; 2]) -> Windows<'a, X> {
+        Windows {
+            data,
+            stored: [x.shape[1], x.shape[2]],
+            size: self.input_size(x),
+            channels: x.shape[3],
+            output,
+            kernel: [w.shape[1], w.shape[2]],
+            stride: self.stride,
+            padding: [self.padding[0] as isize, self.padding[1] as isize],
+            spread: 1,
+        }
+    }
+
     /// A 1x1 convolution of every pixel is a product of the image's rows.
-    fn source<'a, T>(&self, windows: Windows<'a, T>) -> Source<'a, T> {
+    pub(crate) fn source<'a, T>(&self, windows: Windows<'a, T>) -> Source<'a, T> {
         let plain = windows.kernel == [1, 1] && self.stride == 1 && self.padding == [0; 4] && self.groups == 1;
         if plain && windows.size == windows.stored {
             return Source::Rows { data: windows.data, k: windows.channels };

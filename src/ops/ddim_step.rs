@@ -2,8 +2,9 @@
 
 use super::host::by_reference;
 use super::lowering::{count, flat, access};
-use super::{Case, Cost, HostArray, HostIo, Ins, Op, Fill, each_dtype, filled, normal};
+use super::{DdimStepGrad, Case, Cost, HostArray, HostIo, Ins, Op, Fill, each_dtype, filled, normal};
 use crate::device::{Arch, KernelFile, KernelKey, Lowered, Slot, kernel_file, kernel_params, kernel_type};
+use crate::graph::{Builder, GradCx, Grads};
 use crate::{DType, Result, Ty};
 
 /// `e = e_u + g (e_c − e_u)`, `x0 = (x − √(1−ā) e) / √ā`, `y = √ā′ x0 + √(1−ā′) e` (Song et al. 2020, eta 0).
@@ -60,6 +61,10 @@ impl Op for DdimStep {
         let (x, eps, coefficients, y) = (Slot::In(0), Slot::In(1), Slot::In(2), Slot::Out(0));
         let params = DdimStepParams { x, eps, coefficients, guidance, y, count: count(values)? };
         flat(kernel, values, width, params.pack())
+    }
+
+    fn backward(&self, g: &mut Builder<'_>, cx: &GradCx<'_>) -> Result<Grads> {
+        DdimStepGrad::append(g, cx)
     }
 
     fn cost(&self, ins: &[Option<Ty>], outs: &[Ty]) -> Cost {

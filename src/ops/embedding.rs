@@ -1,10 +1,11 @@
 //! Token embedding with pseudo-word slots.
 
 use super::lowering::{count, flat, access};
-use super::{Activation, Case, Cost, HostArray, HostIo, Ins, Op, Fill, each_dtype, filled, normal, unsupported};
+use super::{EmbeddingGrad, Activation, Case, Cost, HostArray, HostIo, Ins, Op, Fill, each_dtype, filled, normal, unsupported};
 use crate::device::cpu::elementwise::add;
 use crate::device::cpu::simd::Elem;
 use crate::device::{Arch, KernelFile, KernelKey, Lowered, Slot, kernel_file, kernel_params, kernel_type};
+use crate::graph::{Builder, GradCx, Grads};
 use crate::{DType, Result, Ty};
 use half::bf16;
 
@@ -89,6 +90,10 @@ impl Op for Embedding {
             slot_count: ins.get(3).copied().flatten().map_or(0, |slots| slots.shape[1] as u32),
         };
         flat(kernel, outs[0].shape.elements(), width, params.pack())
+    }
+
+    fn backward(&self, g: &mut Builder<'_>, cx: &GradCx<'_>) -> Result<Grads> {
+        EmbeddingGrad::append(g, cx)
     }
 
     fn cost(&self, ins: &[Option<Ty>], outs: &[Ty]) -> Cost {

@@ -2,10 +2,11 @@
 
 mod lower;
 
-use super::{Case, Cost, HostArray, HostIo, Ins, Op, CaseInput, Fill, each_dtype, filled, normal, vector, unsupported};
+use super::{GroupNormGrad, Case, Cost, HostArray, HostIo, Ins, Op, CaseInput, Fill, each_dtype, filled, normal, vector, unsupported};
 use crate::device::cpu::group_norm::{Shape, group_norm};
 use crate::device::cpu::simd::Elem;
 use crate::device::{Arch, Lowered};
+use crate::graph::{Builder, GradCx, Grads};
 use crate::{DType, Result, Ty};
 use half::bf16;
 
@@ -73,6 +74,10 @@ impl Op for GroupNorm {
 
     fn lower(&self, _ins: &[Option<Ty>], outs: &[Ty], arch: Arch) -> Result<Lowered> {
         lower::launches(self, &outs[0], arch)
+    }
+
+    fn backward(&self, g: &mut Builder<'_>, cx: &GradCx<'_>) -> Result<Grads> {
+        GroupNormGrad::append(self, g, cx)
     }
 
     fn cost(&self, ins: &[Option<Ty>], outs: &[Ty]) -> Cost {

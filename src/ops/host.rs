@@ -1,6 +1,7 @@
 //! How operations see their inputs and outputs: as types, as f64 arrays, as host slices.
 
 use crate::device::cpu::simd::Elem;
+use crate::device::cpu::split::GRAIN;
 use crate::device::cpu::{Cpu, PackSpec, Packed};
 use crate::{DType, Error, Result, Shape, Tensor, Ty};
 use half::bf16;
@@ -239,6 +240,47 @@ pub(crate) fn by_reference<O: super::Op>(op: &O, io: &mut HostIo<'_>) -> Result<
             DType::Bf16 => out.bf16()?.iter_mut().zip(values).for_each(|(o, v)| *o = bf16::from_f64(v)),
             other => return Err(unsupported(other)),
         }
+    }
+    Ok(())
+}
+
+/// Values of an f32 or bf16 input, one at a time.
+pub(crate) enum View<'a> {
+    F32(&'a [f32]),
+    Bf16(&'a [bf16]),
+    I32(&'a [i32]),
+}
+
+impl View<'_> {
+    /// One value.
+    #[inline]
+    pub(crate) fn at(&self, index: usize) -> f32 {
+        match self {
+            Self::F32(values) => values[index],
+            Self::Bf16(values) => values[index].to_f32(),
+            Self::I32(values) => values[index] as f32,
+        }
+    }
+}
+
+/// Computes each element of the first output from the inputs that are present, on all threads: for operations on which no time is spent.
+pub(crate) fn by_each(io: &mut HostIo<'_>, one: impl Fn(&[View<'_>], usize) -> f32 + Sync + Send) -> Result<()> {
+    let ins = io.ins.iter().flatten().map(|x| match x.ty.dtype {
+        DType::F32 => Ok(View::F32(x.f32()?)),
+        DType::Bf16 => Ok(View::Bf16(x.bf16()?)),
+        DType::I32 => Ok(View::I32(x.i32()?)),
+        other => Err(unsupported(other)),
+    });
+    let ins: Vec<View<'_>> = ins.collect::<Result<_>>()?;
+    let cpu = io.cpu;
+    match io.outs[0].ty.dtype {
+        DType::F32 => cpu.parallel_blocks(io.outs[0].f32()?, 1, GRAIN, |y, _, start| {
+            y.iter_mut().enumerate().for_each(|(i, y)| *y = one(&ins, start + i));
+        }),
+        DType::Bf16 => cpu.parallel_blocks(io.outs[0].bf16()?, 1, GRAIN, |y, _, start| {
+            y.iter_mut().enumerate().for_each(|(i, y)| *y = bf16::from_f32(one(&ins, start + i)));
+        }),
+        other => return Err(unsupported(other)),
     }
     Ok(())
 }

@@ -1,10 +1,11 @@
 //! Layer normalisation over the last axis.
 
 use super::lowering::Rows;
-use super::{Case, Cost, HostArray, HostIo, Ins, Op, CaseInput, Fill, each_dtype, filled, normal, vector, unsupported};
+use super::{LayerNormGrad, Case, Cost, HostArray, HostIo, Ins, Op, CaseInput, Fill, each_dtype, filled, normal, vector, unsupported};
 use crate::device::cpu::rows;
 use crate::device::cpu::simd::Elem;
 use crate::device::{Arch, KernelFile, KernelKey, Lowered, Slot, kernel_file, kernel_params, kernel_type};
+use crate::graph::{Builder, GradCx, Grads};
 use crate::{DType, Result, Ty};
 use half::bf16;
 
@@ -62,6 +63,10 @@ impl Op for LayerNorm {
         let params = LayerNormParams { x, weight, bias, y, rows: count as u32, channels: channels as u32, rows_per_block, eps: self.eps };
         let kernel = KernelKey::new(&FILE, "layer_norm_forward").define("T", kernel_type(dtype));
         Ok(rows.launch(kernel, 8 * channels, params.pack()).into())
+    }
+
+    fn backward(&self, g: &mut Builder<'_>, cx: &GradCx<'_>) -> Result<Grads> {
+        LayerNormGrad::append(self.eps, g, cx)
     }
 
     fn cost(&self, ins: &[Option<Ty>], outs: &[Ty]) -> Cost {

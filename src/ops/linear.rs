@@ -1,10 +1,11 @@
 //! Matrix product with a weight, and everything that usually follows it.
 
 use super::host::{Weights, unsupported};
-use super::{Activation, Case, Cost, HostArray, HostIo, Ins, Op, each_dtype, normal, vector};
+use super::{Activation, Case, Cost, HostArray, HostIo, Ins, LinearGrad, Op, each_dtype, normal, vector};
 use crate::device::cpu::gather::Widens;
 use crate::device::cpu::simd::Elem;
 use crate::device::cpu::{Epilogue, PackSpec, Source, gemm};
+use crate::graph::{Builder, GradCx, Grads};
 use crate::{DType, Result, Ty};
 use half::bf16;
 
@@ -95,6 +96,10 @@ impl Op for Linear {
         }
     }
 
+    fn backward(&self, g: &mut Builder<'_>, cx: &GradCx<'_>) -> Result<Grads> {
+        LinearGrad::append(self, g, cx)
+    }
+
     fn cost(&self, ins: &[Option<Ty>], outs: &[Ty]) -> Cost {
         let macs = match ins {
             [Some(x), Some(w), ..] => x.shape.rows() * w.shape.elements(),
@@ -123,16 +128,11 @@ impl Linear {
     {
         let (x, w) = (io.input(0)?, io.input(1)?);
         let weights = Weights::of(io.cpu, w, self.spec(&w.ty))?;
+        let bias = io.opt(2).map(|b| b.values()).transpose()?;
         let epilogue = Epilogue {
-            bias: io.opt(2).map(|b| b.values()).transpose()?,
-            row_bias: None,
-            rows_per_image: 1,
             residual: io.opt(3).map(|r| r.values()).transpose()?,
-            residual_first: false,
-            act: self.act,
-            slope: None,
             gated: self.gated,
-            channels: io.out_ty(0).shape.last_axis(),
+            ..Epilogue::plain(io.out_ty(0).shape.last_axis(), bias, self.act)
         };
         let source = Source::Rows { data: x.values::<T>()?, k: w.ty.shape[1] };
         gemm(io.cpu, &source, &weights, &epilogue, io.outs[0].values()?)

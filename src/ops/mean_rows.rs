@@ -1,10 +1,11 @@
 //! Mean over the middle axis: pooled image features.
 
 use super::lowering::{count, access};
-use super::{Case, Cost, HostArray, HostIo, Ins, Op, each_dtype, normal, unsupported};
+use super::{MeanRowsGrad, Case, Cost, HostArray, HostIo, Ins, Op, each_dtype, normal, unsupported};
 use crate::device::cpu::pool::mean_rows;
 use crate::device::cpu::simd::Elem;
 use crate::device::{Arch, KernelFile, KernelKey, Launch, Lowered, Slot, kernel_file, kernel_params, kernel_type};
+use crate::graph::{Builder, GradCx, Grads};
 use crate::{DType, Result, Ty};
 use half::bf16;
 
@@ -46,6 +47,12 @@ impl Op for MeanRows {
         let lanes = 16;
         let grid = [channels.div_ceil(lanes * width as u32), images, 1];
         Ok(Launch { kernel, grid, block: [lanes, 256 / lanes, 1], shared: 0, params: params.pack() }.into())
+    }
+
+    fn backward(&self, g: &mut Builder<'_>, cx: &GradCx<'_>) -> Result<Grads> {
+        let (x, dy) = (g.ty(cx.input(0)?), cx.gradient()?);
+        let rows = x.shape[1];
+        Ok(vec![Some(g.op(MeanRowsGrad { rows, scale: 1.0 / rows as f32, dtype: x.dtype }, &[Some(dy)])?)])
     }
 
     fn cost(&self, ins: &[Option<Ty>], outs: &[Ty]) -> Cost {

@@ -19,6 +19,7 @@ pub use host::{HostArray, HostIn, HostIo, HostOut, Ins};
 
 use crate::device::cpu::PackSpec;
 use crate::device::{Arch, Lowered};
+use crate::graph::{Builder, GradCx, Grads};
 use crate::{Error, Result, Ty};
 use std::fmt::Debug;
 
@@ -55,6 +56,10 @@ pub trait Op: Clone + PartialEq + Debug + Into<AnyOp> {
     fn is_view(&self) -> bool {
         false
     }
+
+    /// Appends what computes the gradients of the inputs that `cx` wants, from those of the outputs, and gives them in the order of the
+    /// inputs. An input that has none ([`GradCx::refuse`]) or an operation without gradients is a typed error, never a silent zero.
+    fn backward(&self, g: &mut Builder<'_>, cx: &GradCx<'_>) -> Result<Grads>;
 
     /// Floating-point operations and compulsory bytes.
     fn cost(&self, ins: &[Option<Ty>], outs: &[Ty]) -> Cost;
@@ -129,6 +134,11 @@ pub(crate) fn op_error<O: Op>(what: impl Into<String>) -> Error {
     Error::Op { op: O::NAME, at: String::new(), what: what.into() }
 }
 
+/// The answer of operations that compute gradients themselves.
+pub(crate) fn no_second_gradient(cx: &GradCx<'_>) -> Result<Grads> {
+    Err(cx.error("is a gradient itself; gradients of gradients are not supported".into()))
+}
+
 macro_rules! ops {
     ($($module:ident :: $name:ident),* $(,)?) => {
         $(mod $module; pub use $module::$name;)*
@@ -162,6 +172,10 @@ macro_rules! ops {
             }
             /// [`Op::is_view`].
             pub fn is_view(&self) -> bool { match self { $(Self::$name(op) => op.is_view()),* } }
+            /// [`Op::backward`].
+            pub fn backward(&self, g: &mut Builder<'_>, cx: &GradCx<'_>) -> Result<Grads> {
+                match self { $(Self::$name(op) => op.backward(g, cx)),* }
+            }
             /// [`Op::cost`].
             pub fn cost(&self, ins: &[Option<Ty>], outs: &[Ty]) -> Cost {
                 match self { $(Self::$name(op) => op.cost(ins, outs)),* }
@@ -200,6 +214,31 @@ ops! {
     ddim_step::DdimStep,
     noise::Noise,
     adam_w::AdamW,
+    add_noise::AddNoise,
+    mse::Mse,
+    norm_loss::NormLoss,
+    sum_rows::SumRows,
+    linear_grad::LinearGrad,
+    group_norm_grad::GroupNormGrad,
+    layer_norm_grad::LayerNormGrad,
+    activate_grad::ActivateGrad,
+    mean_rows_grad::MeanRowsGrad,
+    mse_grad::MseGrad,
+    norm_loss_grad::NormLossGrad,
+    conv2d_grad::Conv2dGrad,
+    resize_grad::ResizeGrad,
+    attention_grad::AttentionGrad,
+    embedding_grad::EmbeddingGrad,
+    concat_grad::ConcatGrad,
+    select_rows_grad::SelectRowsGrad,
+    normalize_grad::NormalizeGrad,
+    softmax_grad::SoftmaxGrad,
+    affine_grad::AffineGrad,
+    pool2d_grad::Pool2dGrad,
+    scale_grad::ScaleGrad,
+    table_row_grad::TableRowGrad,
+    ddim_step_grad::DdimStepGrad,
+    add_noise_grad::AddNoiseGrad,
 }
 
 pub use attention::Heads;

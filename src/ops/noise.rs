@@ -5,6 +5,7 @@ use super::lowering::{count, flat};
 use super::{Case, Cost, Fill, HostArray, HostIo, Ins, Op, filled};
 use crate::device::{Arch, KernelFile, KernelKey, Lowered, Slot, kernel_file, kernel_params};
 use crate::pipeline::philox_normal;
+use crate::graph::{Builder, GradCx, Grads};
 use crate::{DType, Result, Ty};
 
 /// Normal noise: image `b` is a function of its seed and the element alone, the same on every device and in every batch.
@@ -50,6 +51,10 @@ impl Op for Noise {
         let (pixels, channels) = (count(h * w)?, count(c)?);
         let params = NoiseParams { seed: Slot::In(0), y: Slot::Out(0), images: count(images)?, pixels, channels };
         flat(KernelKey::new(&FILE, "noise_forward"), values, 1, params.pack())
+    }
+
+    fn backward(&self, _g: &mut Builder<'_>, cx: &GradCx<'_>) -> Result<Grads> {
+        Err(cx.error("has no gradient: noise is drawn, from integers".into()))
     }
 
     fn cost(&self, ins: &[Option<Ty>], outs: &[Ty]) -> Cost {

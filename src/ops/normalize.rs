@@ -1,10 +1,11 @@
 //! Vectors of unit length.
 
 use super::lowering::Rows;
-use super::{Case, Cost, HostArray, HostIo, Ins, Op, Fill, each_dtype, filled, normal, unsupported};
+use super::{NormalizeGrad, Case, Cost, HostArray, HostIo, Ins, Op, Fill, each_dtype, filled, normal, unsupported};
 use crate::device::cpu::rows;
 use crate::device::cpu::simd::Elem;
 use crate::device::{Arch, KernelFile, KernelKey, Lowered, Slot, kernel_file, kernel_params, kernel_type};
+use crate::graph::{Builder, GradCx, Grads};
 use crate::{DType, Result, Ty};
 use half::bf16;
 
@@ -48,6 +49,10 @@ impl Op for Normalize {
         let params = NormalizeParams { x: Slot::In(0), y: Slot::Out(0), rows: count as u32, channels: channels as u32, rows_per_block, eps };
         let kernel = KernelKey::new(&FILE, "normalize_forward").define("T", kernel_type(dtype));
         Ok(rows.launch(kernel, 0, params.pack()).into())
+    }
+
+    fn backward(&self, g: &mut Builder<'_>, cx: &GradCx<'_>) -> Result<Grads> {
+        Ok(vec![Some(g.op(NormalizeGrad { eps: self.eps }, &[Some(cx.input(0)?), Some(cx.gradient()?)])?)])
     }
 
     fn cost(&self, ins: &[Option<Ty>], outs: &[Ty]) -> Cost {

@@ -1,9 +1,10 @@
 //! Zero channels after the last one: how BlazeFace widens its shortcuts.
 
 use super::lowering::{count, flat, unit};
-use super::{Case, Cost, HostArray, HostIo, Ins, Op, each_dtype, normal};
+use super::{ConcatGrad, Case, Cost, HostArray, HostIo, Ins, Op, each_dtype, normal};
 use crate::device::cpu::copy;
 use crate::device::{Arch, KernelFile, KernelKey, Lowered, Slot, kernel_file, kernel_params};
+use crate::graph::{Builder, GradCx, Grads};
 use crate::{Result, Ty};
 
 /// `x [..,C]` with zeros up to `channels` in the last axis.
@@ -44,6 +45,11 @@ impl Op for PadChannels {
         let (x, rows) = (Slot::In(0), count(y.shape.rows())?);
         let params = PadChannelsParams { x, y: Slot::Out(0), rows, from: (from / unit) as u32, to: (to / unit) as u32 };
         flat(KernelKey::new(&FILE, "pad_channels_forward").define("UNIT", unit), y.bytes() / unit, 1, params.pack())
+    }
+
+    fn backward(&self, g: &mut Builder<'_>, cx: &GradCx<'_>) -> Result<Grads> {
+        let width = g.shape(cx.input(0)?).last_axis();
+        Ok(vec![Some(g.op(ConcatGrad { start: 0, width }, &[Some(cx.gradient()?)])?)])
     }
 
     fn cost(&self, ins: &[Option<Ty>], outs: &[Ty]) -> Cost {

@@ -1,10 +1,11 @@
 //! Pooling of channels-last images.
 
 use super::lowering::{count, flat, access};
-use super::{Case, Cost, HostArray, HostIo, Ins, Op, each_dtype, normal, unsupported};
+use super::{Pool2dGrad, Case, Cost, HostArray, HostIo, Ins, Op, each_dtype, normal, unsupported};
 use crate::device::cpu::pool::{Window, pool};
 use crate::device::cpu::simd::Elem;
 use crate::device::{Arch, KernelFile, KernelKey, Lowered, Slot, kernel_file, kernel_params, kernel_type};
+use crate::graph::{Builder, GradCx, Grads};
 use crate::{DType, Result, Ty};
 use half::bf16;
 
@@ -100,6 +101,10 @@ impl Op for Pool2d {
             left: self.padding[1] as u32,
         };
         flat(kernel, values, width, params.pack())
+    }
+
+    fn backward(&self, g: &mut Builder<'_>, cx: &GradCx<'_>) -> Result<Grads> {
+        Ok(vec![Some(g.op(Pool2dGrad { forward: self.clone() }, &[Some(cx.input(0)?), Some(cx.gradient()?)])?)])
     }
 
     fn cost(&self, ins: &[Option<Ty>], outs: &[Ty]) -> Cost {

@@ -1,10 +1,11 @@
 //! The class token before the patches, and positions on all of them.
 
 use super::lowering::{count, flat, access};
-use super::{Activation, Case, Cost, HostArray, HostIo, Ins, Op, each_dtype, normal, vector, unsupported};
+use super::{SelectRows, SumRows, Activation, Case, Cost, HostArray, HostIo, Ins, Op, each_dtype, normal, vector, unsupported};
 use crate::device::cpu::elementwise::add;
 use crate::device::cpu::simd::Elem;
 use crate::device::{Arch, KernelFile, KernelKey, Lowered, Slot, kernel_file, kernel_params, kernel_type};
+use crate::graph::{Builder, GradCx, Grads};
 use crate::{DType, Result, Ty};
 use half::bf16;
 
@@ -55,6 +56,19 @@ impl Op for PrependToken {
         let (images, tokens, channels) = (count(b)?, count(t)?, count(c)?);
         let params = PrependTokenParams { patches, token, positions, y, images, tokens, channels };
         flat(kernel, t * c, width, params.pack())
+    }
+
+    fn backward(&self, g: &mut Builder<'_>, cx: &GradCx<'_>) -> Result<Grads> {
+        let (patches, dy) = (g.ty(cx.input(0)?), cx.gradient()?);
+        let (p, c) = (patches.shape[1], patches.shape[2]);
+        Ok(vec![
+            cx.when(0, || g.op(SelectRows { start: 1, count: p }, &[Some(dy)]))?,
+            cx.when(1, || {
+                let tokens = g.op(SelectRows { start: 0, count: 1 }, &[Some(dy)])?;
+                SumRows::over(g, tokens, 1, &[c], DType::F32)
+            })?,
+            cx.when(2, || SumRows::over(g, dy, 1, &[1 + p, c], DType::F32))?,
+        ])
     }
 
     fn cost(&self, ins: &[Option<Ty>], outs: &[Ty]) -> Cost {

@@ -1,9 +1,10 @@
 //! A batch several times over: both halves of guidance from one latent.
 
 use super::lowering::{count, flat, unit};
-use super::{Case, Cost, HostArray, HostIo, Ins, Op, each_dtype, normal};
+use super::{SumRows, Case, Cost, HostArray, HostIo, Ins, Op, each_dtype, normal};
 use crate::device::cpu::copy;
 use crate::device::{Arch, KernelFile, KernelKey, Lowered, Slot, kernel_file, kernel_params};
+use crate::graph::{Builder, GradCx, Grads};
 use crate::{Result, Shape, Ty};
 
 /// `[x, x, ...]` along the first axis.
@@ -40,6 +41,11 @@ impl Op for Repeat {
         let unit = unit([bytes]);
         let params = RepeatParams { x: Slot::In(0), y: Slot::Out(0), count: count(bytes / unit)?, times: count(self.times)? };
         flat(KernelKey::new(&FILE, "repeat_forward").define("UNIT", unit), bytes / unit, 1, params.pack())
+    }
+
+    fn backward(&self, g: &mut Builder<'_>, cx: &GradCx<'_>) -> Result<Grads> {
+        let x = g.ty(cx.input(0)?);
+        Ok(vec![Some(SumRows::over(g, cx.gradient()?, 1, &x.shape, x.dtype)?)])
     }
 
     fn cost(&self, ins: &[Option<Ty>], outs: &[Ty]) -> Cost {

@@ -1,6 +1,7 @@
 //! The same elements under another shape.
 
 use super::{Case, Cost, HostArray, HostIo, Ins, Op};
+use crate::graph::{Builder, GradCx, Grads};
 use crate::{Result, Shape, Ty};
 
 /// A view: no bytes move.
@@ -31,6 +32,11 @@ impl Op for Reshape {
 
     fn is_view(&self) -> bool {
         true
+    }
+
+    fn backward(&self, g: &mut Builder<'_>, cx: &GradCx<'_>) -> Result<Grads> {
+        let shape = g.shape(cx.input(0)?);
+        Ok(vec![Some(g.op(Self { shape }, &[Some(cx.gradient()?)])?)])
     }
 
     fn cost(&self, _ins: &[Option<Ty>], _outs: &[Ty]) -> Cost {

@@ -2,8 +2,9 @@
 
 use super::host::by_reference;
 use super::lowering::{count, flat, typed, access};
-use super::{Case, Cost, HostArray, HostIo, Ins, Op, normal};
+use super::{ScaleGrad, Case, Cost, HostArray, HostIo, Ins, Op, normal};
 use crate::device::{Arch, KernelFile, KernelKey, Lowered, Slot, kernel_file, kernel_params};
+use crate::graph::{Builder, GradCx, Grads};
 use crate::{DType, Result, Ty};
 
 /// `y = clamp(factor · x + offset, low, high)`, stored as `dtype`.
@@ -65,6 +66,11 @@ impl Op for Scale {
         let (x, y) = (Slot::In(0), Slot::Out(0));
         let params = ScaleParams { x, y, count: count(values)?, factor: self.factor, offset: self.offset, low, high };
         flat(kernel, values, width, params.pack())
+    }
+
+    fn backward(&self, g: &mut Builder<'_>, cx: &GradCx<'_>) -> Result<Grads> {
+        let (x, dy) = (cx.input(0)?, cx.gradient()?);
+        Ok(vec![Some(ScaleGrad::append(self, g, x, dy)?)])
     }
 
     fn cost(&self, ins: &[Option<Ty>], outs: &[Ty]) -> Cost {

@@ -1,9 +1,10 @@
 //! Some rows of the middle axis: a class token, a slice of a sequence.
 
 use super::lowering::{count, flat, unit};
-use super::{Case, Cost, HostArray, HostIo, Ins, Op, each_dtype, normal};
+use super::{SelectRowsGrad, Case, Cost, HostArray, HostIo, Ins, Op, each_dtype, normal};
 use crate::device::cpu::copy;
 use crate::device::{Arch, KernelFile, KernelKey, Lowered, Slot, kernel_file, kernel_params};
+use crate::graph::{Builder, GradCx, Grads};
 use crate::{Result, Ty};
 
 /// `y = x[:, start .. start + count, :]` of `x [B,S,C]`.
@@ -50,6 +51,11 @@ impl Op for SelectRows {
         let (x, images) = (Slot::In(0), count(y.shape[0])?);
         let params = SelectRowsParams { x, y: Slot::Out(0), images, image, start: units(self.start), taken: units(self.count) };
         flat(KernelKey::new(&FILE, "select_rows_forward").define("UNIT", unit), y.bytes() / unit, 1, params.pack())
+    }
+
+    fn backward(&self, g: &mut Builder<'_>, cx: &GradCx<'_>) -> Result<Grads> {
+        let rows = g.shape(cx.input(0)?)[1];
+        Ok(vec![Some(g.op(SelectRowsGrad { start: self.start, rows }, &[Some(cx.gradient()?)])?)])
     }
 
     fn cost(&self, _ins: &[Option<Ty>], outs: &[Ty]) -> Cost {

@@ -1,10 +1,11 @@
 //! Softmax over the last axis: class probabilities. Attention has its own.
 
 use super::lowering::Rows;
-use super::{Case, Cost, HostArray, HostIo, Ins, Op, Fill, each_dtype, filled, normal, unsupported};
+use super::{SoftmaxGrad, Case, Cost, HostArray, HostIo, Ins, Op, Fill, each_dtype, filled, normal, unsupported};
 use crate::device::cpu::rows;
 use crate::device::cpu::simd::Elem;
 use crate::device::{Arch, KernelFile, KernelKey, Lowered, Slot, kernel_file, kernel_params, kernel_type};
+use crate::graph::{Builder, GradCx, Grads};
 use crate::{DType, Result, Ty};
 use half::bf16;
 
@@ -46,6 +47,10 @@ impl Op for Softmax {
         let params = SoftmaxParams { x: Slot::In(0), y: Slot::Out(0), rows: count as u32, channels: channels as u32, rows_per_block };
         let kernel = KernelKey::new(&FILE, "softmax_forward").define("T", kernel_type(dtype));
         Ok(rows.launch(kernel, 0, params.pack()).into())
+    }
+
+    fn backward(&self, g: &mut Builder<'_>, cx: &GradCx<'_>) -> Result<Grads> {
+        Ok(vec![Some(g.op(SoftmaxGrad, &[Some(cx.output()?), Some(cx.gradient()?)])?)])
     }
 
     fn cost(&self, ins: &[Option<Ty>], outs: &[Ty]) -> Cost {

@@ -2,8 +2,9 @@
 
 use super::host::by_reference;
 use super::lowering::{count, flat};
-use super::{Case, Cost, HostArray, HostIo, Ins, Op, Fill, filled, normal};
+use super::{TableRowGrad, Case, Cost, HostArray, HostIo, Ins, Op, Fill, filled, normal};
 use crate::device::{Arch, KernelFile, KernelKey, Lowered, Slot, kernel_file, kernel_params};
+use crate::graph::{Builder, GradCx, Grads};
 use crate::{DType, Result, Shape, Ty};
 
 /// `y[b] = table[index]` for each of `batch` rows.
@@ -51,6 +52,11 @@ impl Op for TableRow {
         let (table, index, y) = (Slot::In(0), Slot::In(1), Slot::Out(0));
         let params = TableRowParams { table, index, y, rows, width: count(values)? / batch, batch };
         flat(KernelKey::new(&FILE, "table_row_forward"), values, 1, params.pack())
+    }
+
+    fn backward(&self, g: &mut Builder<'_>, cx: &GradCx<'_>) -> Result<Grads> {
+        let rows = g.shape(cx.input(0)?)[0];
+        Ok(vec![cx.when(0, || g.op(TableRowGrad { rows }, &[Some(cx.gradient()?), Some(cx.input(1)?)]))?, None])
     }
 
     fn cost(&self, _ins: &[Option<Ty>], outs: &[Ty]) -> Cost {

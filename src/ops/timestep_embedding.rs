@@ -4,6 +4,7 @@ use super::host::by_reference;
 use super::lowering::count;
 use super::{Case, Cost, HostArray, HostIo, Ins, Op, Fill, each_dtype, filled};
 use crate::device::{Arch, KernelFile, KernelKey, Launch, Lowered, Slot, kernel_file, kernel_params, kernel_type};
+use crate::graph::{Builder, GradCx, Grads};
 use crate::{DType, Result, Ty};
 
 /// `[cos(t·f), sin(t·f)]` (or sine first) with `f_i = 10000^(−i / (dim/2 − shift))`.
@@ -70,6 +71,10 @@ impl Op for TimestepEmbedding {
         };
         let blocks = count(images as usize * half as usize)?.div_ceil(128);
         Ok(Launch { kernel, grid: [blocks, 1, 1], block: [128, 1, 1], shared: 0, params: params.pack() }.into())
+    }
+
+    fn backward(&self, _g: &mut Builder<'_>, cx: &GradCx<'_>) -> Result<Grads> {
+        Err(cx.error("has no gradient: a timestep is a place in the schedule".into()))
     }
 
     fn cost(&self, ins: &[Option<Ty>], outs: &[Ty]) -> Cost {

@@ -5,7 +5,7 @@ use super::file::Bytes;
 use super::{Resolved, Source, Weights, WeightsReport, lock, random};
 use crate::device::cpu::{Cpu, PackSpec, Packed, PackingKey};
 use crate::device::cuda::{Cuda, DeviceMemory};
-use crate::graph::{Graph, ParamSpec, WeightLayout};
+use crate::graph::{Graph, ParamSpec, Value, WeightLayout};
 use crate::ops::HostIn;
 use crate::{DType, Result, Tensor, Ty};
 use std::ops::Range;
@@ -67,33 +67,51 @@ impl Bound {
     }
 }
 
-/// Binds all parameters of a graph; entries of other values are none. With no target, names and shapes are checked and nothing is loaded.
-pub(crate) fn bind(graph: &Graph, weights: &Weights, target: Option<Target<'_>>) -> Result<Vec<Option<Arc<Bound>>>> {
+/// The parameters of a graph: each once for every form that a node asks for. A frozen weight that a gradient reads too is there twice,
+/// in the order of the forward product and in that of the gradient; as it stood in the file, only if a node wants that.
+pub(crate) struct Params {
+    /// By value.
+    forms: Vec<Vec<(Option<PackSpec>, Arc<Bound>)>>,
+}
+
+impl Params {
+    /// A parameter in the form that a node asks for; none if nothing was loaded. CUDA devices have one form only: none.
+    pub(crate) fn get(&self, value: Value, pack: Option<PackSpec>) -> Option<&Bound> {
+        self.forms[value.index()].iter().find(|(form, _)| *form == pack).map(|(_, bound)| bound.as_ref())
+    }
+}
+
+/// Binds all parameters of a graph. With no target, names and shapes are checked and nothing is loaded.
+pub(crate) fn bind(graph: &Graph, weights: &Weights, target: Option<Target<'_>>) -> Result<Params> {
     let mut report = WeightsReport::new(weights.label());
     let found: Vec<_> =
         graph.params().filter_map(|(spec, value)| Some((spec, value, weights.resolve(spec, graph.ty(value), &mut report)?))).collect();
     weights.conclude(report)?;
-    let mut bound: Vec<Option<Arc<Bound>>> = vec![None; graph.values().len()];
-    let Some(target) = target else { return Ok(bound) };
-    let packs = packings(graph);
+    let mut params = Params { forms: vec![Vec::new(); graph.values().len()] };
+    let Some(target) = target else { return Ok(params) };
+    let asked = packings(graph, target);
     for (spec, value, resolved) in found {
-        bound[value.index()] = Some(resolved.load(target, spec, graph.ty(value), packs[value.index()])?);
+        for &pack in &asked[value.index()] {
+            params.forms[value.index()].push((pack, resolved.load(target, spec, graph.ty(value), pack)?));
+        }
     }
-    Ok(bound)
+    Ok(params)
 }
 
-/// How each value is to be repacked: only if every use of it asks for the same.
-fn packings(graph: &Graph) -> Vec<Option<PackSpec>> {
-    let mut asked: Vec<Option<Option<PackSpec>>> = vec![None; graph.values().len()];
+/// The forms in which nodes want each value, without repeats. A view wants what it views as it is.
+fn packings(graph: &Graph, target: Target<'_>) -> Vec<Vec<Option<PackSpec>>> {
+    let mut asked: Vec<Vec<Option<PackSpec>>> = vec![Vec::new(); graph.values().len()];
     for node in graph.nodes() {
         let types: Vec<Option<Ty>> = node.inputs.iter().map(|v| v.map(|v| graph.ty(v))).collect();
         for (i, value) in node.inputs.iter().enumerate().filter_map(|(i, v)| v.map(|v| (i, v))) {
-            let pack = node.op.packing(i, &types);
-            let slot = &mut asked[value.index()];
-            *slot = Some(slot.map_or(pack, |known| known.filter(|k| Some(*k) == pack)));
+            let pack = if matches!(target, Target::Cpu(_)) { node.op.packing(i, &types) } else { None };
+            let forms = &mut asked[value.index()];
+            if !forms.contains(&pack) {
+                forms.push(pack);
+            }
         }
     }
-    asked.into_iter().map(Option::flatten).collect()
+    asked
 }
 
 impl Resolved<'_> {

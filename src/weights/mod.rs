@@ -9,14 +9,14 @@ mod random;
 mod report;
 mod save;
 
-pub(crate) use bind::{Bound, Target, bind};
+pub(crate) use bind::{Params, Target, bind};
 pub(crate) use convert::not_finite;
 pub use report::{Misshapen, Missing, WeightsReport};
 pub use save::save;
 
 use crate::graph::{Graph, ParamSpec};
 use crate::{Error, Result, Tensor, Ty};
-use bind::BoundKey;
+use bind::{Bound, BoundKey};
 use file::{File, TensorInfo};
 use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};

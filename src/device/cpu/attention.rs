@@ -32,7 +32,7 @@ pub(crate) struct Rows<'a, T> {
 impl<'a, T> Rows<'a, T> {
     /// One row of one head.
     #[inline(always)]
-    fn row(&self, image: usize, row: usize, head: usize, head_dim: usize) -> &'a [T] {
+    pub(super) fn row(&self, image: usize, row: usize, head: usize, head_dim: usize) -> &'a [T] {
         &self.data[(image * self.count + row) * self.stride + self.column + head * head_dim..][..head_dim]
     }
 }
@@ -386,7 +386,7 @@ struct Panel {
 
 /// 2ˣ for x ≤ 0, to 2e-7; x below −125 counts as −125: next to nothing beside the largest weight, which is 1.
 #[inline(always)]
-unsafe fn exp2<S: Simd>(x: S::V) -> S::V {
+pub(super) unsafe fn exp2<S: Simd>(x: S::V) -> S::V {
     // Adding 1.5 · 2²³ leaves the nearest integer in the low bits.
     const SHIFT: f32 = 12_582_912.0;
     // 2^f on |f| ≤ ½, fitted for this file

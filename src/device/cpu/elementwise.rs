@@ -1,7 +1,7 @@
 //! Operations that look at one element at a time, with or without parameters for each channel.
 
 use super::Cpu;
-use super::math::activate;
+use super::math::{activate, derivative};
 use super::simd::{Elem, Simd, Task, dispatch, load_some, store_some};
 use super::split::{GRAIN, rows_per_task};
 use crate::ops::Activation;
@@ -48,6 +48,46 @@ pub(crate) fn per_channel<'a, T: Elem>(
         // SAFETY: the device has its instruction set; x and y are as long, a multiple of the parameters.
         unsafe { dispatch(cpu.isa(), task) }
     });
+}
+
+/// `dx = dy · act′(x)`; slopes are those of the channels, the last axis.
+pub(crate) fn activate_grad<T: Elem>(cpu: &Cpu, act: Activation, [x, dy]: [&[T]; 2], slope: Option<&[f32]>, dx: &mut [T]) {
+    let c = slope.map_or(GRAIN, <[f32]>::len);
+    cpu.parallel_blocks(dx, 1, rows_per_task(c) * c, |dx, _, start| {
+        let task = Derivative { act, x: &x[start..][..dx.len()], dy: &dy[start..][..dx.len()], slope, c, dx };
+        // SAFETY: the device has its instruction set; x and dy are as long as dx, whole rows of the slopes.
+        unsafe { dispatch(cpu.isa(), task) }
+    });
+}
+
+struct Derivative<'a, T> {
+    act: Activation,
+    x: &'a [T],
+    dy: &'a [T],
+    slope: Option<&'a [f32]>,
+    c: usize,
+    dx: &'a mut [T],
+}
+
+impl<T: Elem> Task for Derivative<'_, T> {
+    type Out = ();
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        for ((x, dy), dx) in self.x.chunks(self.c).zip(self.dy.chunks(self.c)).zip(self.dx.chunks_mut(self.c)) {
+            for i in (0..dx.len()).step_by(S::LANES) {
+                let n = S::LANES.min(dx.len() - i);
+                // SAFETY: i + n values in each, and in a row's slopes.
+                unsafe {
+                    let slope = match self.slope {
+                        Some(slope) => load_some::<S, f32>(slope.as_ptr().add(i), n),
+                        None => S::splat(0.0),
+                    };
+                    let factor = derivative::<S>(self.act, load_some::<S, T>(x.as_ptr().add(i), n), slope);
+                    store_some::<S, T>(dx.as_mut_ptr().add(i), n, S::mul(load_some::<S, T>(dy.as_ptr().add(i), n), factor));
+                }
+            }
+        }
+    }
 }
 
 struct Map<'a, X, Y> {

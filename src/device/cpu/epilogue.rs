@@ -25,6 +25,32 @@ pub(crate) struct Epilogue<'a, T> {
     pub(crate) gated: bool,
     /// Output channels: row length of output, residual and `row_bias`.
     pub(crate) channels: usize,
+    /// Instead of the output, of the same shape: its gradient. What is written then is the gradient of the sum with its bias, before
+    /// activation and gate: with gates, rows of `2 · channels`, the values' gradients first. There is no row bias, residual or slope.
+    pub(crate) gradient: Option<&'a [T]>,
+}
+
+impl<'a, T> Epilogue<'a, T> {
+    /// Bias and activation alone.
+    pub(crate) fn plain(channels: usize, bias: Option<&'a [f32]>, act: Activation) -> Self {
+        Self {
+            bias,
+            row_bias: None,
+            rows_per_image: 1,
+            residual: None,
+            residual_first: false,
+            act,
+            slope: None,
+            gated: false,
+            channels,
+            gradient: None,
+        }
+    }
+
+    /// Row length of what is written.
+    pub(super) fn row_len(&self) -> usize {
+        if self.gated && self.gradient.is_some() { 2 * self.channels } else { self.channels }
+    }
 }
 
 /// A tile of sums to be finished and written.
@@ -55,6 +81,7 @@ impl<T: Elem> Task for &Finish<'_, T> {
             // SAFETY: as the maker of the task promises.
             unsafe {
                 match (sums_only, width == 2 * S::LANES) {
+                    _ if self.epilogue.gradient.is_some() => self.gradients::<S>(column, width),
                     (true, true) => self.pair::<S>(column),
                     (true, false) => self.vectors::<S, true>(column, width),
                     _ => self.vectors::<S, false>(column, width),
@@ -116,6 +143,34 @@ impl<T: Elem> Finish<'_, T> {
     }
 }
 
+impl<T: Elem> Finish<'_, T> {
+    /// Gradients of the sums, by [`Epilogue::gradient`].
+    #[inline(always)]
+    unsafe fn gradients<S: Simd>(&self, column: usize, width: usize) {
+        let e = self.epilogue;
+        let Some(gradient) = e.gradient else { return };
+        for r in 0..self.rows {
+            for v in (column..column + width).step_by(S::LANES) {
+                let (row, channel, n) = (self.row + r, self.channel + v, (column + width - v).min(S::LANES));
+                // SAFETY: as in `pair`; a gated layer has twice as many biases as channels, and outputs twice as long.
+                unsafe {
+                    let from = self.sums.add(r * self.ld + v);
+                    let dy = load_some::<S, T>(gradient.as_ptr().add(row * e.channels + channel), n);
+                    let x = e.biased::<S>(S::load(from), channel, n);
+                    let to = self.out.at(row * e.row_len() + channel);
+                    if !e.gated {
+                        store_some::<S, T>(to, n, S::mul(dy, math::derivative::<S>(e.act, x, S::splat(0.0))));
+                        continue;
+                    }
+                    let gate = e.biased::<S>(S::load(from.add(self.gate)), e.channels + channel, n);
+                    store_some::<S, T>(to, n, S::mul(dy, math::gelu::<S>(gate)));
+                    store_some::<S, T>(to.add(e.channels), n, S::mul(S::mul(dy, x), math::gelu_derivative::<S>(gate)));
+                }
+            }
+        }
+    }
+}
+
 /// Two neighbouring vectors.
 #[inline(always)]
 unsafe fn load_pair<S: Simd, T: Elem>(from: *const T) -> [S::V; 2] {
@@ -165,15 +220,20 @@ impl<T: Elem> Epilogue<'_, T> {
         }
     }
 
+    /// The sum of output `channel` with its bias, if there is one.
+    #[inline(always)]
+    unsafe fn biased<S: Simd>(&self, sum: S::V, channel: usize, n: usize) -> S::V {
+        match self.bias {
+            // SAFETY: as in `apply`.
+            Some(bias) => unsafe { S::add(sum, load_some::<S, f32>(bias.as_ptr().add(channel), n)) },
+            None => sum,
+        }
+    }
+
     /// gelu(gate + its bias)
     #[inline(always)]
-    unsafe fn gate<S: Simd>(&self, at: &Place, mut gate: S::V) -> S::V {
+    unsafe fn gate<S: Simd>(&self, at: &Place, gate: S::V) -> S::V {
         // SAFETY: as in `apply`; a gated layer has twice as many biases as channels.
-        unsafe {
-            if let Some(bias) = self.bias {
-                gate = S::add(gate, load_some::<S, f32>(bias.as_ptr().add(self.channels + at.channel), at.n));
-            }
-            math::gelu::<S>(gate)
-        }
+        unsafe { math::gelu::<S>(self.biased::<S>(gate, self.channels + at.channel, at.n)) }
     }
 }

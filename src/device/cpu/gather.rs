@@ -29,8 +29,10 @@ pub(crate) struct Windows<'a, T> {
     pub(crate) kernel: [usize; 2],
     /// Step in both directions.
     pub(crate) stride: usize,
-    /// Zero rows above, zero columns to the left.
-    pub(crate) padding: [usize; 2],
+    /// Zero rows above, zero columns to the left; negative where rows or columns are left out.
+    pub(crate) padding: [isize; 2],
+    /// Distance of the pixels, with zeros between them: 1, or the stride of the convolution whose input's gradient this is.
+    pub(crate) spread: usize,
 }
 
 impl<T: Copy> Source<'_, T> {
@@ -69,8 +71,8 @@ impl<T: Copy> Windows<'_, T> {
         let [height, width] = self.output;
         let first = rows.start;
         let mut pixel = Pixel { image: first / (height * width), y: first / width % height, x: first % width };
-        // Without a resize and groups, a row of the window is contiguous in the image.
-        let by_row = self.size == self.stored && channels.len() == self.channels;
+        // Without a resize, groups and zeros in between, a row of the window is contiguous in the image.
+        let by_row = self.size == self.stored && channels.len() == self.channels && self.spread == 1 && self.padding[1] >= 0;
         let inside = ks.start..ks.end.min(self.kernel[0] * self.kernel[1] * channels.len());
         for out in out.chunks_mut(ld).take(rows.len()) {
             if by_row {
@@ -100,11 +102,11 @@ impl<T: Copy> Windows<'_, T> {
         let mut out = &mut out[..ks.len()];
         while !out.is_empty() {
             let (piece, rest) = out.split_at_mut((segment - offset).min(out.len()));
-            let y = (pixel.y * self.stride + ky).wrapping_sub(self.padding[0]);
+            let y = (pixel.y * self.stride + ky).wrapping_add_signed(-self.padding[0]);
             if y < height {
                 let row = &self.data[(pixel.image * height + y) * row_len..][..row_len];
                 // place of the piece in the row, shifted by the padding so that it is not negative
-                let shift = self.padding[1] * self.channels;
+                let shift = self.padding[1].unsigned_abs() * self.channels;
                 let start = pixel.x * self.stride * self.channels + offset;
                 let left = shift.saturating_sub(start).min(piece.len());
                 let from = (start + left).saturating_sub(shift).min(row_len);
@@ -135,7 +137,7 @@ impl<T: Copy> Windows<'_, T> {
         }
     }
 
-    /// Taps of a window that are not padding: where each starts in the image, and in weights `[taps][channels]`.
+    /// Taps of a window that are not padding, of an image without zeros in between: where each starts in the image, and in weights `[taps][channels]`.
     /// `taps` holds those of the window to the left of it, if there is one.
     pub(super) fn taps(&self, image: usize, y: usize, x: usize, taps: &mut Vec<(usize, usize)>) {
         if x > 0 && self.size == self.stored && self.is_inside(x - 1) && self.is_inside(x) {
@@ -151,16 +153,21 @@ impl<T: Copy> Windows<'_, T> {
 
     /// Whether no column of the windows at `x` is padding.
     fn is_inside(&self, x: usize) -> bool {
-        let left = x * self.stride;
-        left >= self.padding[1] && left + self.kernel[1] <= self.size[1] + self.padding[1]
+        let left = (x * self.stride).wrapping_add_signed(-self.padding[1]);
+        left < self.size[1] && left + self.kernel[1] <= self.size[1]
     }
 
     /// Index of the stored pixel that a tap of a window reads; none in the padding.
     #[inline]
     fn source(&self, image: usize, y: usize, x: usize, tap: usize) -> Option<usize> {
         let [height, width] = self.stored;
-        let y = (y * self.stride + tap / self.kernel[1]).wrapping_sub(self.padding[0]);
-        let x = (x * self.stride + tap % self.kernel[1]).wrapping_sub(self.padding[1]);
+        let y = (y * self.stride + tap / self.kernel[1]).wrapping_add_signed(-self.padding[0]);
+        let x = (x * self.stride + tap % self.kernel[1]).wrapping_add_signed(-self.padding[1]);
+        if self.spread > 1 {
+            let on_pixel = y.is_multiple_of(self.spread) && x.is_multiple_of(self.spread);
+            let (y, x) = (y / self.spread, x / self.spread);
+            return (on_pixel && y < height && x < width).then(|| (image * height + y) * width + x);
+        }
         if y >= self.size[0] || x >= self.size[1] {
             return None;
         }

@@ -11,13 +11,14 @@ use super::{Cpu, depthwise};
 use crate::{Error, Result};
 use std::ops::Range;
 
-/// `out = epilogue(x · Wᵀ)`. `out` has one row for each row or window of `x` and `epilogue.channels` columns.
+/// `out = epilogue(x · Wᵀ)`. `out` has one row for each row or window of `x` and `epilogue.channels` columns (see [`Epilogue::gradient`]
+/// for the exception).
 pub(crate) fn gemm<T>(cpu: &Cpu, x: &Source<'_, T>, weights: &Packed, epilogue: &Epilogue<'_, T>, out: &mut [T]) -> Result<()>
 where
     T: Elem + Widens<T>,
     f32: Widens<T>,
 {
-    let rows = out.len() / epilogue.channels.max(1);
+    let rows = out.len() / epilogue.row_len().max(1);
     if rows == 0 {
         return Ok(());
     }

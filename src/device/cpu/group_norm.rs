@@ -22,6 +22,19 @@ pub(crate) struct Shape {
 /// `y = silu?((x − mean) / √(variance + eps) · weight + bias)`; x is `[images, rows, weight.len()]`.
 pub(crate) fn group_norm<T: Elem>(cpu: &Cpu, shape: Shape, x: &[T], weight: &[f32], bias: &[f32], y: &mut [T]) {
     let c = weight.len();
+    let mut tables = vec![0.0; shape.images * 3 * c];
+    statistics(cpu, &shape, x, [weight, bias], &mut tables);
+    let act = if shape.silu { Activation::Silu } else { Activation::None };
+    let channels = |i: usize| {
+        let table = &tables[i * 3 * c..][..3 * c];
+        Channels { mean: &table[..c], scale: &table[c..2 * c], shift: &table[2 * c..], slope: None }
+    };
+    per_channel(cpu, act, x, shape.images, channels, y);
+}
+
+/// Mean, scale and shift of each image and channel, `[images][3][c]`: `y = (x − mean) · scale + shift` before the SiLU.
+pub(super) fn statistics<T: Elem>(cpu: &Cpu, shape: &Shape, x: &[T], [weight, bias]: [&[f32]; 2], tables: &mut [f32]) {
+    let c = weight.len();
     let image = x.len() / shape.images;
     let block = rows_per_task(c) * c;
     let blocks = image.div_ceil(block);
@@ -34,17 +47,9 @@ pub(crate) fn group_norm<T: Elem>(cpu: &Cpu, shape: Shape, x: &[T], weight: &[f3
         // SAFETY: the device has its instruction set; rows are a multiple of c values, the pivot c, the sums 2c.
         unsafe { dispatch(cpu.isa(), Sums { rows, pivot: &x[..c], sums }) }
     });
-    // mean, scale and shift of each image and channel
-    let mut tables = vec![0.0; shape.images * 3 * c];
-    cpu.parallel_blocks(&mut tables, shape.images, 3 * c, |table, i, _| {
-        merge(&shape, &partial[i * blocks * 2 * c..][..blocks * 2 * c], &x[i * image..][..c], image / c, table, [weight, bias]);
+    cpu.parallel_blocks(tables, shape.images, 3 * c, |table, i, _| {
+        merge(shape, &partial[i * blocks * 2 * c..][..blocks * 2 * c], &x[i * image..][..c], image / c, table, [weight, bias]);
     });
-    let act = if shape.silu { Activation::Silu } else { Activation::None };
-    let channels = |i: usize| {
-        let table = &tables[i * 3 * c..][..3 * c];
-        Channels { mean: &table[..c], scale: &table[c..2 * c], shift: &table[2 * c..], slope: None }
-    };
-    per_channel(cpu, act, x, shape.images, channels, y);
 }
 
 /// Merges the blocks' sums of one image of `rows` rows into mean, scale and shift of each channel.

@@ -55,12 +55,33 @@ pub(crate) unsafe fn silu<S: Simd>(x: S::V) -> S::V {
 
 /// x · Φ(x), exact.
 ///
-/// The tail Φ(−|x|) = ½ erfcx(|x|/√2) · exp(−x²/2) is computed without cancellation, so small results are right too.
-///
 /// # Safety
 /// The processor has `S`.
 #[inline(always)]
 pub(crate) unsafe fn gelu<S: Simd>(x: S::V) -> S::V {
+    // SAFETY: as the caller promises.
+    unsafe { S::mul(x, normal::<S>(x).0) }
+}
+
+/// Φ(x) + x · φ(x)
+///
+/// # Safety
+/// The processor has `S`.
+#[inline(always)]
+pub(crate) unsafe fn gelu_derivative<S: Simd>(x: S::V) -> S::V {
+    const INV_SQRT_TAU: f32 = 0.398_942_3;
+    // SAFETY: as the caller promises.
+    unsafe {
+        let (below, bell) = normal::<S>(x);
+        S::fma(S::mul(x, S::splat(INV_SQRT_TAU)), bell, below)
+    }
+}
+
+/// Φ(x) and exp(−x²/2).
+///
+/// The tail Φ(−|x|) = ½ erfcx(|x|/√2) · exp(−x²/2) is computed without cancellation, so small results are right too.
+#[inline(always)]
+unsafe fn normal<S: Simd>(x: S::V) -> (S::V, S::V) {
     // ½ erfcx(z) as a polynomial in t = 1 / (1 + z/2) without constant term; relative error 8e-8 for z up to 10.
     const HALF_ERFCX: [f32; 9] = [
         -0.059_068_58 / 2.0,
@@ -79,8 +100,9 @@ pub(crate) unsafe fn gelu<S: Simd>(x: S::V) -> S::V {
         let one = S::splat(1.0);
         let t = S::div(one, S::fma(magnitude, S::splat(0.5 * std::f32::consts::FRAC_1_SQRT_2), one));
         let scaled = S::mul(t, polynomial::<S, 9>(t, HALF_ERFCX));
-        let tail = S::mul(scaled, exp::<S>(S::mul(S::mul(x, x), S::splat(-0.5))));
-        S::mul(x, S::if_positive(x, S::sub(one, tail), tail))
+        let bell = exp::<S>(S::mul(S::mul(x, x), S::splat(-0.5)));
+        let tail = S::mul(scaled, bell);
+        (S::if_positive(x, S::sub(one, tail), tail), bell)
     }
 }
 
@@ -102,6 +124,44 @@ pub(crate) unsafe fn activate<S: Simd>(act: Activation, x: S::V, slope: S::V) ->
             Activation::PRelu => S::if_positive(x, x, S::mul(x, slope)),
             Activation::Sigmoid => sigmoid::<S>(x),
         }
+    }
+}
+
+/// Derivative of any activation; `slope` as in [`activate`].
+///
+/// # Safety
+/// The processor has `S`.
+#[inline(always)]
+pub(crate) unsafe fn derivative<S: Simd>(act: Activation, x: S::V, slope: S::V) -> S::V {
+    // SAFETY: as the caller promises.
+    unsafe {
+        let one = S::splat(1.0);
+        match act {
+            Activation::None => one,
+            Activation::Relu => S::if_positive(x, one, S::splat(0.0)),
+            Activation::Silu => silu_derivative::<S>(x),
+            Activation::Gelu => gelu_derivative::<S>(x),
+            Activation::QuickGelu => silu_derivative::<S>(S::mul(x, S::splat(1.702))),
+            Activation::LeakyRelu(negative) => S::if_positive(x, one, S::splat(negative)),
+            Activation::PRelu => S::if_positive(x, one, slope),
+            Activation::Sigmoid => {
+                let s = sigmoid::<S>(x);
+                S::mul(s, S::sub(one, s))
+            }
+        }
+    }
+}
+
+/// sigmoid(x) · (1 + x · (1 − sigmoid(x)))
+///
+/// # Safety
+/// The processor has `S`.
+#[inline(always)]
+pub(crate) unsafe fn silu_derivative<S: Simd>(x: S::V) -> S::V {
+    // SAFETY: as the caller promises.
+    unsafe {
+        let (one, s) = (S::splat(1.0), sigmoid::<S>(x));
+        S::mul(s, S::fma(x, S::sub(one, s), one))
     }
 }
 

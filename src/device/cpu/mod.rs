@@ -2,6 +2,8 @@
 
 mod amx;
 pub(crate) mod attention;
+pub(crate) mod attention_grad;
+mod attention_grad_tiles;
 mod attention_words;
 mod blocking;
 mod buffer;
@@ -12,7 +14,9 @@ mod epilogue;
 pub(crate) mod gather;
 mod gemm;
 pub(crate) mod group_norm;
+pub(crate) mod group_norm_grad;
 mod isa;
+pub(crate) mod layer_norm_grad;
 pub(crate) mod math;
 mod micro;
 #[cfg(target_arch = "x86_64")]
@@ -27,6 +31,7 @@ mod simd_avx2;
 mod simd_avx512;
 mod simd_portable;
 pub(crate) mod split;
+mod weight_grad;
 
 pub use buffer::AlignedBuffer;
 pub(crate) use buffer::with_scratch;
@@ -35,6 +40,7 @@ pub(crate) use gather::{Source, Windows};
 pub(crate) use gemm::gemm;
 pub use isa::Isa;
 pub use pack::{PackSpec, Packed};
+pub(crate) use weight_grad::weight_grad;
 
 use crate::{Error, Result};
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -32,6 +32,25 @@ pub enum PackSpec {
         /// Channel groups.
         groups: usize,
     },
+    /// The weight `[n, k]` of `x · Wᵀ` turned round, for the gradient `y · W` of x.
+    LinearInput {
+        /// Rows of the weight: what is summed over.
+        n: usize,
+        /// Columns of the weight: outputs of this product.
+        k: usize,
+    },
+    /// The weight `[outputs, taps, inputs]` of a convolution turned round, for the gradient of its input: windows of
+    /// the output's gradient, mirrored in both directions.
+    ConvInput {
+        /// Output channels: what is summed over, with the taps.
+        outputs: usize,
+        /// Height times width of the kernel.
+        taps: usize,
+        /// Input channels of one group: outputs of this product.
+        inputs: usize,
+        /// Channel groups.
+        groups: usize,
+    },
 }
 
 impl PackSpec {
@@ -39,7 +58,8 @@ impl PackSpec {
     pub fn elements(&self) -> usize {
         match *self {
             Self::Linear { n, k, .. } => n * k,
-            Self::Conv { outputs, taps, inputs, .. } => outputs * taps * inputs,
+            Self::Conv { outputs, taps, inputs, .. } | Self::ConvInput { outputs, taps, inputs, .. } => outputs * taps * inputs,
+            Self::LinearInput { n, k } => n * k,
         }
     }
 
@@ -212,16 +232,23 @@ struct Matrix<'a, T> {
     groups: usize,
     /// Original groups on the diagonal of one matrix.
     merged: usize,
+    /// Outputs of one group of the layer, if its weight is read turned round: rows are its inputs, columns its mirrored taps and outputs.
+    turned: Option<usize>,
 }
 
 impl<'a, T: Packable> Matrix<'a, T> {
     fn new(spec: PackSpec, nr: usize, values: &'a [T]) -> Self {
         match spec {
-            PackSpec::Linear { n, k, gated } => Self { values, n, gated, taps: 1, inputs: k, groups: 1, merged: 1 },
+            PackSpec::Linear { n, k, gated } => Self { values, n, gated, taps: 1, inputs: k, groups: 1, merged: 1, turned: None },
+            PackSpec::LinearInput { n, k } => Self { values, n: k, gated: false, taps: 1, inputs: n, groups: 1, merged: 1, turned: Some(n) },
+            PackSpec::ConvInput { outputs, taps, inputs, groups } => {
+                let outputs = outputs / groups;
+                Self { values, n: inputs, gated: false, taps, inputs: outputs, groups, merged: 1, turned: Some(outputs) }
+            }
             PackSpec::Conv { outputs, taps, inputs, groups } => {
                 let merged = merged_groups(groups, outputs / groups, nr);
                 let groups = groups / merged;
-                Self { values, n: outputs / groups, gated: false, taps, inputs, groups, merged }
+                Self { values, n: outputs / groups, gated: false, taps, inputs, groups, merged, turned: None }
             }
         }
     }
@@ -247,6 +274,10 @@ impl<'a, T: Packable> Matrix<'a, T> {
 
     #[inline]
     fn get(&self, group: usize, row: usize, k: usize) -> T {
+        if let Some(outputs) = self.turned {
+            let (tap, output) = (self.taps - 1 - k / outputs, group * outputs + k % outputs);
+            return self.values[(output * self.taps + tap) * self.n + row];
+        }
         let output = group * self.n + row;
         if self.merged == 1 {
             return self.values[output * self.taps * self.inputs + k];

@@ -28,12 +28,22 @@ pub(crate) fn pool<T: Elem>(cpu: &Cpu, window: Window, x: &[T], size: [usize; 3]
 
 /// Mean over rows: `x [images, rows, c]` into `y [images, c]`.
 pub(crate) fn mean_rows<T: Elem>(cpu: &Cpu, images: usize, c: usize, x: &[T], y: &mut [T]) {
+    let share = 1.0 / (x.len() / images / c) as f32;
+    scaled_sums(cpu, [images, c], share, x, y);
+}
+
+/// Sum over rows: `x [images, rows, c]` into `y [images, c]`.
+pub(crate) fn sum_rows<T: Elem, Y: Elem>(cpu: &Cpu, images: usize, c: usize, x: &[T], y: &mut [Y]) {
+    scaled_sums(cpu, [images, c], 1.0, x, y);
+}
+
+fn scaled_sums<T: Elem, Y: Elem>(cpu: &Cpu, [images, c]: [usize; 2], share: f32, x: &[T], y: &mut [Y]) {
     const CHANNELS: usize = 64;
     let image = x.len() / images;
     cpu.parallel_blocks(y, images, CHANNELS, |y, i, start| {
         let x = &x[i * image..][..image];
         // SAFETY: the device has its instruction set; x has whole rows of c values, of which y.len() follow `start`.
-        unsafe { dispatch(cpu.isa(), MeanRows { x, c, start, y }) }
+        unsafe { dispatch(cpu.isa(), SumRows { x, c, start, share, y }) }
     });
 }
 
@@ -79,20 +89,21 @@ fn inside(start: usize, before: usize, kernel: usize, extent: usize) -> [usize; 
     [start.saturating_sub(before), (start + kernel).saturating_sub(before).min(extent)]
 }
 
-struct MeanRows<'a, T> {
+struct SumRows<'a, T, Y> {
     x: &'a [T],
     c: usize,
     start: usize,
-    y: &'a mut [T],
+    /// Multiplied with the sums.
+    share: f32,
+    y: &'a mut [Y],
 }
 
-impl<T: Elem> Task for MeanRows<'_, T> {
+impl<T: Elem, Y: Elem> Task for SumRows<'_, T, Y> {
     type Out = ();
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
         // Sums of a few rows are summed: the error grows with the logarithm of the rows, not with the rows.
         const TOGETHER: usize = 32;
-        let share = 1.0 / (self.x.len() / self.c) as f32;
         for i in (0..self.y.len()).step_by(S::LANES) {
             let n = S::LANES.min(self.y.len() - i);
             // SAFETY: start + i + n ≤ c in each row.
@@ -105,7 +116,7 @@ impl<T: Elem> Task for MeanRows<'_, T> {
                     }
                     total = S::add(total, sum);
                 }
-                store_some::<S, T>(self.y.as_mut_ptr().add(i), n, S::mul(total, S::splat(share)));
+                store_some::<S, Y>(self.y.as_mut_ptr().add(i), n, S::mul(total, S::splat(self.share)));
             }
         }
     }

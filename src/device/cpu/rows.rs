@@ -50,9 +50,8 @@ impl<T: Elem> Task for LayerNorm<'_, T> {
         for (x, y) in self.x.chunks_exact(c).zip(self.y.chunks_exact_mut(c)) {
             // SAFETY: x, y, w and b hold c values.
             unsafe {
-                let mean = sum::<S, T>(x) / c as f32;
-                let variance = squares::<S, T>(x, mean) / c as f32;
-                let row = Row { mean: S::splat(mean), scale: S::splat(1.0 / (variance + self.eps).sqrt()), x: x.as_ptr(), w, b };
+                let (mean, scale) = mean_and_scale::<S, T>(x, self.eps);
+                let row = Row { mean: S::splat(mean), scale: S::splat(scale), x: x.as_ptr(), w, b };
                 let full = c / S::LANES * S::LANES;
                 for i in (0..full).step_by(S::LANES) {
                     T::store::<S>(y.as_mut_ptr().add(i), row.normalized::<S>(i, S::LANES));
@@ -145,6 +144,20 @@ impl<T: Elem> Task for Normalize<'_, T> {
     }
 }
 
+/// Mean and 1 / √(variance + eps).
+///
+/// # Safety
+/// The processor has `S`.
+#[inline(always)]
+pub(super) unsafe fn mean_and_scale<S: Simd, T: Elem>(x: &[T], eps: f32) -> (f32, f32) {
+    // SAFETY: as the caller promises.
+    unsafe {
+        let mean = sum::<S, T>(x) / x.len() as f32;
+        let variance = squares::<S, T>(x, mean) / x.len() as f32;
+        (mean, 1.0 / (variance + eps).sqrt())
+    }
+}
+
 /// Σ x
 #[inline(always)]
 unsafe fn sum<S: Simd, T: Elem>(x: &[T]) -> f32 {
@@ -197,7 +210,7 @@ unsafe fn accumulate<S: Simd, const SQUARED: bool>(sum: S::V, v: S::V) -> S::V {
 
 /// Sum of the first `n` values, in a tree.
 #[inline(always)]
-fn pairwise(values: &mut [f32; 16], n: usize) -> f32 {
+pub(super) fn pairwise(values: &mut [f32; 16], n: usize) -> f32 {
     for v in &mut values[n..] {
         *v = 0.0;
     }
