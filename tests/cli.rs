@@ -75,6 +75,21 @@ fn text_equals_transformers() {
 }
 
 #[test]
+fn denoising_gradient_equals_torch() {
+    for model in MODELS {
+        let (scratch, known) = (Scratch::new(), expected(model));
+        let gradients = Weights::open(format!("{}/gradients.safetensors", folder(model))).unwrap();
+        let names = ["latents", "noise", "timesteps", "input_ids", "positions", "embeds"];
+        let inputs = names.map(|name| (name, known.tensor(&format!("grad.{name}")).unwrap()));
+        let refs: Vec<_> = inputs.iter().map(|(n, t)| (*n, t)).collect();
+        let out = scratch.run("denoising-gradient", model, &refs, &[]);
+        assert_close(model, &out.tensor("loss").unwrap(), &known.tensor("grad.loss").unwrap(), 1e-4);
+        assert_close(model, &out.tensor("grad_embeds").unwrap(), &known.tensor("grad.grad_embeds").unwrap(), 1e-4);
+        assert_close(model, &out.tensor("grad_context").unwrap(), &gradients.tensor("grad_context").unwrap(), 1e-4);
+    }
+}
+
+#[test]
 fn unet_equals_diffusers_at_odd_sizes_too() {
     for model in MODELS {
         let (scratch, known) = (Scratch::new(), expected(model));

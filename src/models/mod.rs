@@ -9,6 +9,7 @@ mod compatible;
 mod config;
 mod face_blocks;
 pub mod folder;
+pub mod gradients;
 pub mod graphs;
 pub mod iresnet;
 pub mod mobilefacenet;

@@ -108,6 +108,14 @@ impl Schedule {
         }
     }
 
+    /// √ā and √(1−ā) of a training timestep: the shares of picture and noise. Fails beyond the schedule.
+    pub fn shares(&self, timestep: usize) -> Result<[f32; 2]> {
+        let known = self.alphas_cumprod.get(timestep).ok_or_else(|| {
+            Error::input(format!("timestep {timestep} is beyond the {} of the model's schedule", self.alphas_cumprod.len()))
+        })?;
+        Ok([*known, 1.0 - known].map(|x| x.sqrt() as f32))
+    }
+
     fn coefficients(&self, t: usize, stride: usize) -> [f32; 4] {
         let now = self.alphas_cumprod[t];
         let next = t.checked_sub(stride).map_or(self.final_alpha, |p| self.alphas_cumprod[p]);

@@ -33,6 +33,11 @@ impl Golden {
         Self { folder: folder.to_owned(), ..Self::open(fixture(folder).join("expected.safetensors")) }
     }
 
+    /// Another file of the fixture.
+    pub(crate) fn named(folder: &str, file: &str) -> Self {
+        Self { folder: folder.to_owned(), ..Self::open(fixture(folder).join(file).with_extension("safetensors")) }
+    }
+
     pub(crate) fn open(path: PathBuf) -> Self {
         Self { folder: path.file_stem().unwrap().to_string_lossy().into_owned(), tensors: Weights::open(&path).unwrap() }
     }
@@ -44,6 +49,11 @@ impl Golden {
 
     pub(crate) fn get(&self, name: &str) -> Tensor {
         self.tensors.tensor(name).unwrap()
+    }
+
+    /// A tensor, if there is one of this name.
+    pub(crate) fn find(&self, name: &str) -> Option<Tensor> {
+        self.tensors.names().contains(&name).then(|| self.get(name))
     }
 
     /// A picture or latents, channels-last.

@@ -4,6 +4,7 @@
 mod damage;
 mod folder;
 mod golden;
+mod gradients;
 mod miniature;
 mod precision;
 mod sampling;

@@ -26,7 +26,7 @@ fn clip_image_features_are_those_of_transformers() {
 }
 
 /// The fixture's shape, tapped after every block.
-fn vit_config(layer_norm_eps: f32) -> VitConfig {
+pub(crate) fn vit_config(layer_norm_eps: f32) -> VitConfig {
     VitConfig {
         image_size: 32,
         patch_size: 8,

@@ -1,6 +1,7 @@
 //! `run`: one graph on named tensors, so that anyone can check the engine against their own code.
 
 mod ddim;
+mod gradient;
 mod inputs;
 mod networks;
 
@@ -60,6 +61,8 @@ enum Name {
     VaeDecode,
     /// latents [B,4,h,w], context and context_uncond [B,T,C] -> final [B,4,h,w]
     Ddim,
+    /// latents and noise [B,4,h,w], timesteps [B], input_ids [B,77], positions [B,k], embeds [B,k,H] -> loss, grad_embeds, grad_context
+    DenoisingGradient,
     /// --prompts FILE -> input_ids [N,77]
     Tokenize,
     /// image [B,3,S,S], aligned and normalised -> taps, embeds [B,k,H]
@@ -105,6 +108,7 @@ fn network(args: &RunArgs, model: &ModelFolder, file: &Path) -> Result<Outputs> 
         Name::VaeDecode => networks::vae_decode(&setting, &mut inputs),
         Name::Identity => networks::identity(&setting, &mut inputs),
         Name::Ddim => ddim::ddim(&setting, &mut inputs, args.steps, args.guidance),
+        Name::DenoisingGradient => gradient::denoising_gradient(&setting, &mut inputs),
         Name::Tokenize => Err(Error::input("tokenize takes --prompts")),
     }
 }
@@ -118,6 +122,9 @@ fn takes(name: Name) -> &'static str {
         Name::VaeDecode => "latents [B,4,h,w]",
         Name::Ddim => "latents [B,4,h,w], context [B,T,C] and, unless --guidance is 1, context_uncond [B,T,C]",
         Name::Identity => "image [B,3,S,S], aligned and normalised",
+        Name::DenoisingGradient => {
+            "latents (clean, scaled) and noise [B,4,h,w], timesteps [B], input_ids [B,77], positions [B,k], embeds [B,k,H]"
+        }
         Name::Tokenize => "--prompts",
     }
 }

@@ -4,38 +4,38 @@ use super::inputs::Inputs;
 use super::{Outputs, Setting};
 use dreamid_engine::exec::Executable;
 use dreamid_engine::graph::Graph;
-use dreamid_engine::models::Component;
+use dreamid_engine::models::{ClipTextConfig, Component};
 use dreamid_engine::models::graphs::{self, UnetSize};
 use dreamid_engine::{Result, Tensor};
 
 pub(super) fn text(setting: &Setting<'_>, inputs: &mut Inputs) -> Result<Outputs> {
     let config = setting.model.text_config()?;
+    let injects = inputs.has("positions") || inputs.has("embeds");
+    let prompt = prompt(&config, inputs, injects)?;
+    inputs.finish()?;
+    let (batch, words) = (prompt[0].1.shape()[0], injects.then(|| prompt[1].1.shape()[1]));
+    call(setting, &[Component::TextEncoder], graphs::text(&config, setting.dtype, batch, words)?, &prompt)
+}
+
+/// `input_ids` and, with pseudo-words, `positions` and `embeds`, in this order.
+pub(super) fn prompt(config: &ClipTextConfig, inputs: &mut Inputs, injects: bool) -> Result<Vec<(&'static str, Tensor)>> {
     let ids = inputs.integer("input_ids", 2)?;
     let (batch, tokens, words) = (ids.shape()[0], config.max_position_embeddings, config.vocab_size as i32);
     inputs.ensure(ids.shape()[1] == tokens, || format!("`input_ids` is {}, expected [B,{tokens}]", ids.ty()))?;
     let stranger = ids.to_i32_vec().into_iter().find(|id| !(0..words).contains(id));
     inputs.ensure(stranger.is_none(), || format!("`input_ids` holds {}, but ids go from 0 to {}", stranger.unwrap_or(0), words - 1))?;
-    let mut named = vec![("input_ids", ids)];
-    let mut injected = None;
-    if inputs.has("positions") || inputs.has("embeds") {
-        let (positions, embeds) = (inputs.integer("positions", 2)?, inputs.float("embeds", 3)?);
-        let k = positions.shape()[1];
-        let fits = *positions.shape() == [batch, k] && *embeds.shape() == [batch, k, config.hidden_size];
-        inputs.ensure(fits, || {
-            format!(
-                "`positions` is {} and `embeds` {}, expected [{batch},k] and [{batch},k,{}]",
-                positions.ty(),
-                embeds.ty(),
-                config.hidden_size
-            )
-        })?;
-        let outside = positions.to_i32_vec().into_iter().find(|p| !(-1..tokens as i32).contains(p));
-        inputs.ensure(outside.is_none(), || format!("`positions` holds {}, beyond {tokens} tokens", outside.unwrap_or(0)))?;
-        injected = Some(k);
-        named.extend([("positions", positions), ("embeds", embeds)]);
+    if !injects {
+        return Ok(vec![("input_ids", ids)]);
     }
-    inputs.finish()?;
-    call(setting, &[Component::TextEncoder], graphs::text(&config, setting.dtype, batch, injected)?, &named)
+    let (positions, embeds) = (inputs.integer("positions", 2)?, inputs.float("embeds", 3)?);
+    let (k, width) = (positions.shape()[1], config.hidden_size);
+    let fits = *positions.shape() == [batch, k] && *embeds.shape() == [batch, k, width];
+    inputs.ensure(fits, || {
+        format!("`positions` is {} and `embeds` {}, expected [{batch},k] and [{batch},k,{width}]", positions.ty(), embeds.ty())
+    })?;
+    let outside = positions.to_i32_vec().into_iter().find(|p| !(-1..tokens as i32).contains(p));
+    inputs.ensure(outside.is_none(), || format!("`positions` holds {}, beyond {tokens} tokens", outside.unwrap_or(0)))?;
+    Ok(vec![("input_ids", ids), ("positions", positions), ("embeds", embeds)])
 }
 
 pub(super) fn unet(setting: &Setting<'_>, inputs: &mut Inputs) -> Result<Outputs> {
@@ -98,7 +98,7 @@ pub(super) fn compile(setting: &Setting<'_>, components: &[Component], graph: Gr
     Ok(exe)
 }
 
-fn call(setting: &Setting<'_>, components: &[Component], graph: Graph, inputs: &[(&str, Tensor)]) -> Result<Outputs> {
+pub(super) fn call(setting: &Setting<'_>, components: &[Component], graph: Graph, inputs: &[(&str, Tensor)]) -> Result<Outputs> {
     let refs: Vec<(&str, &Tensor)> = inputs.iter().map(|(n, t)| (*n, t)).collect();
     compile(setting, components, graph)?.call(&refs)
 }
