@@ -5,7 +5,9 @@ use dreamid_engine::DType;
 use dreamid_engine::device::Device;
 use dreamid_engine::exec::Executable;
 use dreamid_engine::graph::{Graph, Plan};
+use dreamid_engine::models::gradients::{self, BatchSize};
 use dreamid_engine::models::graphs::{self, StepSize, UnetSize};
+use dreamid_engine::ops::{AnyOp, LinearGrad};
 use dreamid_engine::models::{ClipVisionConfig, Component, ModelFolder};
 use dreamid_engine::weights::Weights;
 use std::collections::BTreeSet;
@@ -20,7 +22,11 @@ fn compiled(graph: Graph, components: &[Component]) -> Executable {
 
 /// 10⁹ multiply-adds of matrix products, convolutions and attention: what the literature counts.
 fn gmac(graph: &Graph) -> f64 {
-    let counted = graph.nodes().iter().filter(|n| ["conv2d", "linear", "attention"].contains(&n.op.name()));
+    gmac_of(graph, &["conv2d", "linear", "attention"])
+}
+
+fn gmac_of(graph: &Graph, ops: &[&str]) -> f64 {
+    let counted = graph.nodes().iter().filter(|n| ops.contains(&n.op.name()));
     counted.map(|n| graph.cost(n).flops).sum::<u64>() as f64 / 2e9
 }
 
@@ -101,6 +107,35 @@ fn face_encoder_and_projector_have_the_known_work() {
     near(gmac(exe.graph()), 17.6);
     // ViT-B/16 without a head, and two words of 3840 -> 1024 -> 1024
     assert_eq!(exe.graph().parameter_count(), 85_798_656 + 2 * (3841 * 1024 + 2 * 1024 + 1025 * 1024));
+}
+
+/// One training sample with all networks frozen: what reaches the pseudo-words.
+fn denoising_gradient(batch: usize, dtype: DType) -> Executable {
+    let (text, unet) = (model().text_config().unwrap(), model().unet_config().unwrap());
+    let size = BatchSize { batch, height: 64, width: 64, words: 2 };
+    compiled(gradients::denoising_gradient(&text, &unet, dtype, size).unwrap(), &[Component::TextEncoder, Component::Unet])
+}
+
+#[test]
+fn a_training_sample_costs_gradients_of_activations_and_none_of_weights() {
+    let exe = denoising_gradient(1, DType::Bf16);
+    let graph = exe.graph();
+    assert_eq!(graph.parameter_count(), 865_910_724 + 340_387_840);
+    near(gmac(graph), 402.1 + 22.6);
+    let [linear, conv, attention] = ["linear_grad", "conv2d_grad", "attention_grad"].map(|op| gmac_of(graph, &[op]));
+    let again = graph.nodes().iter().filter(|n| matches!(n.op, AnyOp::LinearGrad(LinearGrad::Sum { .. })));
+    let again = again.map(|n| graph.cost(n).flops).sum::<u64>() as f64 / 2e9;
+    let nodes = graph.nodes().iter().filter(|n| !n.op.is_view()).count();
+    let (arena, least) = (exe.plan().arena_bytes(), exe.plan().least_bytes());
+    println!("linear {linear:.1} (of it computed again {again:.1}), conv {conv:.1}, attention {attention:.1} GMAC; {nodes} operations; arena {arena}, least {least}");
+    // nothing is differentiated before the first cross-attention; attention has five products where the forward pass has two
+    near(linear, 208.3);
+    near(conv, 201.6);
+    near(attention, 131.4);
+    assert_eq!(nodes, 1276);
+    assert!(arena <= least + least / 20, "{arena} against {least}");
+    // the activations that gradients read: a third of a gigabyte for a sample
+    assert!(arena < 345 << 20, "{arena}");
 }
 
 #[test]
