@@ -291,6 +291,12 @@ impl Allocation {
         self.mark(offset, bytes.len() as u64);
     }
 
+    /// Whether every byte was written.
+    #[inline(always)]
+    pub(crate) fn whole(&self) -> bool {
+        self.unwritten.load(Relaxed) == 0
+    }
+
     /// Remembers that bytes were written.
     #[inline(always)]
     pub(crate) fn mark(&self, offset: u64, bytes: u64) {

@@ -1,7 +1,7 @@
 //! Loads, stores, atomics, `ldmatrix`.
 
 use super::block::Block;
-use super::lanes::LANES;
+use super::lanes::{LANES, lanes_of};
 use super::stop::Stop;
 use super::{LOCAL_WINDOW, PARAM_WINDOW, SHARED_WINDOW, WINDOW, tensor};
 use crate::FaultKind;
@@ -41,7 +41,7 @@ impl Block<'_> {
     }
 
     fn each(&mut self, mask: u32, mut f: impl FnMut(&mut Self, usize)) {
-        for lane in (0..LANES).filter(|l| mask >> l & 1 == 1) {
+        for lane in lanes_of(mask) {
             f(self, lane);
         }
     }
@@ -92,25 +92,27 @@ impl Block<'_> {
     fn load(&mut self, w: usize, pc: u32, instr: &Instr, access: Access, at: &Addresses, mask: u32) -> Result<(), Box<Stop>> {
         let total = u32::from(access.bytes * access.elements);
         let mut values = [[0u64; LANES]; 4];
-        let elements = access.elements as usize;
+        let values = &mut values[..access.elements as usize];
         let step = u64::from(access.bytes);
         match access.place {
             Place::Shared => {
-                for lane in (0..LANES).filter(|l| mask >> l & 1 == 1) {
-                    self.shared.check(at[lane], total, lane as u32)?;
+                self.shared.check_all(at, mask, total)?;
+                for lane in lanes_of(mask) {
                     self.shared.read(at[lane], total, w, Some(lane as u32))?;
-                    for (e, row) in values[..elements].iter_mut().enumerate() {
+                }
+                for (e, row) in values.iter_mut().enumerate() {
+                    for lane in lanes_of(mask) {
                         row[lane] = self.shared.element(at[lane] + e as u64 * step, access.bytes);
                     }
                 }
                 self.count_shared(at, mask, total);
             }
             Place::Local | Place::Param => {
-                for lane in (0..LANES).filter(|l| mask >> l & 1 == 1) {
+                for lane in lanes_of(mask) {
                     let from = self.private(w, lane, access.place, at[lane], total)?;
                     self.private_written(access.place, from, total, lane)?;
                     let bytes = if access.place == Place::Local { &self.local } else { self.launch.params };
-                    for (e, row) in values[..elements].iter_mut().enumerate() {
+                    for (e, row) in values.iter_mut().enumerate() {
                         let from = from + e * access.bytes as usize;
                         let mut word = [0; 8];
                         word[..access.bytes as usize].copy_from_slice(&bytes[from..from + access.bytes as usize]);
@@ -119,29 +121,39 @@ impl Block<'_> {
                 }
             }
             place => {
-                let mut hint = self.hints[pc as usize];
-                for lane in (0..LANES).filter(|l| mask >> l & 1 == 1) {
-                    let found = self.global.locate(at[lane], total, lane as u32, &mut hint)?;
-                    self.global.require_written(found, total, lane as u32)?;
-                    for (e, row) in values[..elements].iter_mut().enumerate() {
-                        row[lane] = found.0.load(found.1 + e as u64 * step, access.bytes);
+                let hint = &mut self.hints[pc as usize];
+                if let Some(found) = self.global.span(at, mask, total, hint) {
+                    self.global.require_all_written(found, at, mask, total)?;
+                    for (e, row) in values.iter_mut().enumerate() {
+                        let from = (e as u64 * step).wrapping_sub(found.start);
+                        for lane in lanes_of(mask) {
+                            row[lane] = found.load(at[lane].wrapping_add(from), access.bytes);
+                        }
+                    }
+                } else {
+                    for lane in lanes_of(mask) {
+                        let found = self.global.locate(at[lane], total, lane as u32, hint)?;
+                        self.global.require_written(found, total, lane as u32)?;
+                        for (e, row) in values.iter_mut().enumerate() {
+                            row[lane] = found.0.load(found.1 + e as u64 * step, access.bytes);
+                        }
                     }
                 }
-                self.hints[pc as usize] = hint;
                 if place == Place::Global {
-                    self.global.count(&mut self.counters, at, mask, total, false, hint);
+                    self.global.count(&mut self.counters, at, mask, total, false, *hint);
                 }
             }
         }
-        let shift = 64 - 8 * u32::from(access.bytes);
-        for (e, row) in values[..elements].iter().enumerate() {
+        let shift = if access.signed { 64 - 8 * u32::from(access.bytes) } else { 0 };
+        let rows = &mut self.rows[w];
+        for (e, row) in values.iter().enumerate() {
             let to = instr.o[e] as usize;
-            for lane in (0..LANES).filter(|l| mask >> l & 1 == 1) {
-                let value = if access.signed { ((row[lane] << shift) as i64 >> shift) as u64 } else { row[lane] };
-                match access.wide {
-                    true => self.rows[w].b64[to][lane] = value,
-                    false => self.rows[w].b32[to][lane] = value as u32,
-                }
+            if access.wide {
+                let to = &mut rows.b64[to];
+                lanes_of(mask).for_each(|lane| to[lane] = ((row[lane] << shift) as i64 >> shift) as u64);
+            } else {
+                let to = &mut rows.b32[to];
+                lanes_of(mask).for_each(|lane| to[lane] = ((row[lane] << shift) as i64 >> shift) as u32);
             }
         }
         Ok(())
@@ -149,50 +161,67 @@ impl Block<'_> {
 
     fn store(&mut self, w: usize, pc: u32, instr: &Instr, access: Access, at: &Addresses, mask: u32) -> Result<(), Box<Stop>> {
         let total = u32::from(access.bytes * access.elements);
-        let step = access.bytes as usize;
-        let mut hint = self.hints[pc as usize];
-        for lane in (0..LANES).filter(|l| mask >> l & 1 == 1) {
-            let n = lane as u32;
-            let mut bytes = [0u8; 32];
-            for e in 0..access.elements as usize {
-                let from = instr.o[1 + e] as usize;
-                let value = if access.wide { self.rows[w].b64[from][lane] } else { u64::from(self.rows[w].b32[from][lane]) };
-                bytes[e * step..e * step + 8].copy_from_slice(&value.to_le_bytes());
-            }
-            let bytes = &bytes[..total as usize];
-            match access.place {
-                Place::Shared => {
-                    self.shared.check(at[lane], total, n)?;
-                    let same = self.shared.bytes(at[lane], total) == bytes;
-                    self.shared.write(at[lane], total, w, n, same)?;
-                    self.shared.put(at[lane], bytes);
-                }
-                Place::Local => {
+        let mut values = [[0u64; LANES]; 4];
+        let values = &mut values[..access.elements as usize];
+        for (e, row) in values.iter_mut().enumerate() {
+            let from = instr.o[1 + e] as usize;
+            *row = if access.wide { self.rows[w].b64[from] } else { self.rows[w].b32[from].map(u64::from) };
+        }
+        match access.place {
+            Place::Shared => self.store_shared(w, values, access.bytes, at, mask),
+            Place::Local => {
+                for lane in lanes_of(mask) {
                     let to = self.private(w, lane, access.place, at[lane], total)?;
-                    self.local[to..to + total as usize].copy_from_slice(bytes);
+                    let bytes = assemble(values, access.bytes, lane);
+                    self.local[to..to + total as usize].copy_from_slice(&bytes[..total as usize]);
                     self.local_written[to..to + total as usize].fill(true);
                 }
-                Place::Param | Place::Const => {
-                    let detail = format!("a store of {total} bytes to {:?} memory at {:#x}", access.place, at[lane]);
-                    return Err(Stop::new(FaultKind::ReadOnly, n, detail));
+                Ok(())
+            }
+            Place::Param | Place::Const => {
+                let lane = mask.trailing_zeros();
+                let detail = format!("a store of {total} bytes to {:?} memory at {:#x}", access.place, at[lane as usize]);
+                Err(Stop::new(FaultKind::ReadOnly, lane, detail))
+            }
+            _ => self.store_global(pc, values, access.bytes, at, mask),
+        }
+    }
+
+    fn store_shared(&mut self, w: usize, values: &[[u64; LANES]], step: u8, at: &Addresses, mask: u32) -> Result<(), Box<Stop>> {
+        let total = u32::from(step) * values.len() as u32;
+        self.shared.check_all(at, mask, total)?;
+        for lane in lanes_of(mask) {
+            let bytes = assemble(values, step, lane);
+            let bytes = &bytes[..total as usize];
+            let same = self.shared.bytes(at[lane], total) == bytes;
+            self.shared.write(at[lane], total, w, lane as u32, same)?;
+            self.shared.put(at[lane], bytes);
+        }
+        self.count_shared(at, mask, total);
+        Ok(())
+    }
+
+    fn store_global(&mut self, pc: u32, values: &[[u64; LANES]], step: u8, at: &Addresses, mask: u32) -> Result<(), Box<Stop>> {
+        let total = u32::from(step) * values.len() as u32;
+        let hint = &mut self.hints[pc as usize];
+        if let Some(to) = self.global.span(at, mask, total, hint) {
+            for (e, row) in values.iter().enumerate() {
+                let offset = (e as u64 * u64::from(step)).wrapping_sub(to.start);
+                lanes_of(mask).for_each(|lane| to.store(at[lane].wrapping_add(offset), step, row[lane]));
+            }
+            if !to.whole() {
+                lanes_of(mask).for_each(|lane| to.mark(at[lane] - to.start, total.into()));
+            }
+        } else {
+            for lane in lanes_of(mask) {
+                let (to, offset) = self.global.locate(at[lane], total, lane as u32, hint)?;
+                for (e, row) in values.iter().enumerate() {
+                    to.store(offset + e as u64 * u64::from(step), step, row[lane]);
                 }
-                _ => {
-                    let (to, offset) = self.global.locate(at[lane], total, n, &mut hint)?;
-                    for (e, part) in bytes.chunks_exact(step).enumerate() {
-                        let mut word = [0; 8];
-                        word[..step].copy_from_slice(part);
-                        to.store(offset + (e * step) as u64, access.bytes, u64::from_le_bytes(word));
-                    }
-                    to.mark(offset, total.into());
-                }
+                to.mark(offset, total.into());
             }
         }
-        self.hints[pc as usize] = hint;
-        match access.place {
-            Place::Shared => self.count_shared(at, mask, total),
-            Place::Global => self.global.count(&mut self.counters, at, mask, total, true, hint),
-            _ => {}
-        }
+        self.global.count(&mut self.counters, at, mask, total, true, *hint);
         Ok(())
     }
 
@@ -209,7 +238,7 @@ impl Block<'_> {
         let bytes = u32::from(access.bytes);
         let [d, _, a, b] = [0, 1, 2, 3].map(|i| instr.o[i] as usize);
         let mut hint = self.hints[pc as usize];
-        for lane in (0..LANES).filter(|l| mask >> l & 1 == 1) {
+        for lane in lanes_of(mask) {
             let n = lane as u32;
             let operand = |row: usize| match access.wide {
                 true => self.rows[w].b64[row][lane],
@@ -253,12 +282,13 @@ impl Block<'_> {
     pub(super) fn load_matrix(&mut self, w: usize, instr: &Instr) -> Result<(), Box<Stop>> {
         let Op::LoadMatrix { count, transposed, base64, offset } = instr.op else { return Ok(()) };
         let at = self.addresses(w, instr.o[count as usize], base64, offset);
+        let lanes = if count == 4 { u32::MAX } else { (1 << (8 * count)) - 1 };
+        self.shared.check_all(&at, lanes, 16)?;
         let mut fragments = [[0u32; LANES]; 4];
         for (m, fragment) in fragments[..count as usize].iter_mut().enumerate() {
             let mut matrix = [[0u16; 8]; 8];
             for (r, row) in matrix.iter_mut().enumerate() {
                 let lane = 8 * m + r;
-                self.shared.check(at[lane], 16, lane as u32)?;
                 self.shared.read(at[lane], 16, w, None).map_err(|stop| Stop::new(stop.kind, lane as u32, stop.detail))?;
                 for (value, pair) in row.iter_mut().zip(self.shared.bytes(at[lane], 16).chunks_exact(2)) {
                     *value = u16::from_le_bytes([pair[0], pair[1]]);
@@ -269,7 +299,6 @@ impl Block<'_> {
         for (m, fragment) in fragments[..count as usize].iter().enumerate() {
             self.rows[w].b32[instr.o[m] as usize] = *fragment;
         }
-        let lanes = if count == 4 { u32::MAX } else { (1 << (8 * count)) - 1 };
         self.count_shared(&at, lanes, 16);
         Ok(())
     }
@@ -306,6 +335,17 @@ impl Block<'_> {
             format!("read of {bytes} bytes of local memory at {:#x} that the thread never wrote", from % self.program.local_bytes as usize);
         Err(Stop::new(FaultKind::Unwritten, lane as u32, detail))
     }
+}
+
+/// The bytes of a lane's elements, one after the other.
+#[inline(always)]
+fn assemble(values: &[[u64; LANES]], step: u8, lane: usize) -> [u8; 32] {
+    let mut bytes = [0; 32];
+    for (e, row) in values.iter().enumerate() {
+        let at = e * step as usize;
+        bytes[at..at + 8].copy_from_slice(&row[lane].to_le_bytes());
+    }
+    bytes
 }
 
 /// What an atomic leaves in memory.

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::copies::Copies;
 use super::global::Global;
-use super::lanes::{FULL, LANES, Rows, lane_mask};
+use super::lanes::{FULL, LANES, Rows, lane_mask, lanes_of};
 use super::launch::Launch;
 use super::shared::{Shared, WARPS};
 use super::stop::Stop;
@@ -256,7 +256,7 @@ impl<'a> Block<'a> {
             let holds = match kind {
                 BarrierKind::Sync | BarrierKind::Arrive => continue,
                 BarrierKind::Count => {
-                    for lane in (0..LANES).filter(|l| fragment.mask >> l & 1 == 1) {
+                    for lane in lanes_of(fragment.mask) {
                         self.rows[w].b32[at][lane] = count;
                     }
                     continue;
@@ -338,7 +338,7 @@ impl<'a> Block<'a> {
         }
         let warp = &mut self.warps[w];
         warp.exited |= mask;
-        for lane in (0..LANES).filter(|l| mask >> l & 1 == 1) {
+        for lane in lanes_of(mask) {
             warp.exits[lane] = pc;
         }
         Ok(())

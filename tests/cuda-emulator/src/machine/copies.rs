@@ -1,7 +1,7 @@
 //! `cp.async`: what a warp has copied and not yet waited for.
 
 use super::block::Block;
-use super::lanes::LANES;
+use super::lanes::{LANES, lanes_of};
 use super::stop::Stop;
 use crate::FaultKind;
 use crate::ptx::program::{Instr, Op};
@@ -14,6 +14,7 @@ pub(super) struct Copies {
 }
 
 /// The data of one instruction, read when it was issued. It is seen by nobody until its lane waits.
+#[derive(Clone)]
 struct Copy {
     lanes: u32,
     /// The group of its lanes, in order of commitment.
@@ -54,15 +55,15 @@ impl Block<'_> {
         let sources = self.addresses(w, instr.o[1], true, from);
         let sizes = if sized { self.rows[w].b32[instr.o[2] as usize] } else { [u32::from(bytes); LANES] };
         let mut copy = Box::new(Copy { lanes: 0, group: 0, bytes, to: targets, data: [[0; 16]; LANES] });
+        self.shared.check_all(&targets, mask, bytes.into())?;
         let mut read = 0;
         let mut hint = self.hints[pc as usize];
-        for lane in (0..LANES).filter(|l| mask >> l & 1 == 1) {
+        for lane in lanes_of(mask) {
             let (size, n) = (sizes[lane], lane as u32);
             if size > u32::from(bytes) {
                 let detail = format!("cp.async of {bytes} bytes from a source of {size}");
                 return Err(Stop::new(FaultKind::OutOfBounds, n, detail));
             }
-            self.shared.check(targets[lane], bytes.into(), n)?;
             self.shared.expect(targets[lane], bytes.into(), w, n)?;
             if size == 0 {
                 continue;
@@ -77,7 +78,7 @@ impl Block<'_> {
         let (passes, least) = super::shared::wavefronts(&targets, mask, bytes.into());
         self.counters.shared_wavefronts += passes;
         self.counters.shared_wavefronts_min += least;
-        self.queue(w, *copy, mask);
+        self.queue(w, copy, mask);
         Ok(())
     }
 
@@ -105,15 +106,19 @@ impl Block<'_> {
     }
 
     /// Lanes that have committed different numbers of groups wait for this copy separately.
-    fn queue(&mut self, w: usize, copy: Copy, mask: u32) {
-        let committed = self.copies[w].committed;
+    fn queue(&mut self, w: usize, mut copy: Box<Copy>, mask: u32) {
+        let Copies { committed, pending } = &mut self.copies[w];
         let mut left = mask;
         while left != 0 {
-            let group = committed[left.trailing_zeros() as usize];
-            let lanes = (0..LANES).filter(|&l| left >> l & 1 == 1 && committed[l] == group).fold(0, |all, l| all | 1 << l);
-            left &= !lanes;
-            self.copies[w].pending.push(Box::new(Copy { lanes, group, ..copy }));
+            copy.group = committed[left.trailing_zeros() as usize];
+            copy.lanes = lanes_of(left).filter(|&l| committed[l] == copy.group).fold(0, |all, l| all | 1 << l);
+            left &= !copy.lanes;
+            if left == 0 {
+                break;
+            }
+            pending.push(copy.clone());
         }
+        pending.push(copy);
     }
 
     /// Copies of lanes of a mask become visible; `done` tells by groups committed and group of the copy.
@@ -121,7 +126,7 @@ impl Block<'_> {
         let Copies { committed, pending } = &mut self.copies[w];
         for copy in pending.iter_mut() {
             let here = copy.lanes & mask;
-            for lane in (0..LANES).filter(|l| here >> l & 1 == 1) {
+            for lane in lanes_of(here) {
                 if done(committed[lane], copy.group) {
                     copy.lanes &= !(1 << lane);
                     self.shared.arrive(copy.to[lane], &copy.data[lane][..copy.bytes as usize], w, lane as u32);

@@ -3,9 +3,9 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 
-use super::lanes::LANES;
+use super::lanes::{LANES, lanes_of};
 use super::stop::Stop;
-use crate::memory::{Allocation, Memory, each_word, position, zeroed};
+use crate::memory::{Allocation, Memory, position, zeroed};
 use crate::{Counters, FaultKind};
 
 const SECTOR: u64 = 32;
@@ -42,6 +42,43 @@ impl<'a> Global<'a> {
         Ok((found, address - found.start))
     }
 
+    /// The allocation that all lanes of an access lie in, aligned, if there is one; otherwise each lane is to be located by itself.
+    #[inline(always)]
+    pub(super) fn span(&self, addresses: &[u64; LANES], mask: u32, bytes: u32, hint: &mut u32) -> Option<&Allocation> {
+        let one = addresses[mask.trailing_zeros() as usize & 31];
+        let (mut least, mut greatest, mut low) = (one, one, 0);
+        for (lane, &address) in addresses.iter().enumerate() {
+            let address = if mask >> lane & 1 == 1 { address } else { one };
+            least = least.min(address);
+            greatest = greatest.max(address);
+            low |= address;
+        }
+        if low & u64::from(bytes - 1) != 0 || greatest > u64::MAX - 64 {
+            return None;
+        }
+        let inside = |a: &Allocation| least >= a.start && greatest + u64::from(bytes) <= a.start + a.size;
+        match self.live.get(*hint as usize) {
+            Some(a) if inside(a) => Some(a),
+            _ => {
+                let at = position(&self.live, one).filter(|&at| inside(&self.live[at]))?;
+                *hint = at as u32;
+                Some(&self.live[at])
+            }
+        }
+    }
+
+    /// [`Global::require_written`] for all lanes of an access within one allocation.
+    #[inline(always)]
+    pub(super) fn require_all_written(&self, found: &Allocation, addresses: &[u64; LANES], mask: u32, bytes: u32) -> Result<(), Box<Stop>> {
+        if found.whole() {
+            return Ok(());
+        }
+        for lane in lanes_of(mask) {
+            self.require_written((found, addresses[lane] - found.start), bytes, lane as u32)?;
+        }
+        Ok(())
+    }
+
     fn search(&self, address: u64, bytes: u32, lane: u32, hint: &mut u32) -> Result<&Arc<Allocation>, Box<Stop>> {
         let found = position(&self.live, address).filter(|&at| {
             let a = &self.live[at];
@@ -73,12 +110,10 @@ impl<'a> Global<'a> {
         let mut starts = [0u64; LANES];
         let mut n = 0;
         let mut rising = true;
-        for lane in 0..LANES {
-            if mask >> lane & 1 == 1 {
-                rising &= n == 0 || starts[n - 1] <= addresses[lane];
-                starts[n] = addresses[lane];
-                n += 1;
-            }
+        for lane in lanes_of(mask) {
+            rising &= n == 0 || starts[n - 1] <= addresses[lane];
+            starts[n] = addresses[lane];
+            n += 1;
         }
         if !rising {
             starts[..n].sort_unstable();
@@ -125,11 +160,8 @@ impl<'a> Global<'a> {
         let allocation = &self.live[at];
         let words = allocation.size.div_ceil(SECTOR * 64) as usize;
         let bits = self.touched[at][usize::from(store)].get_or_init(|| zeroed(words));
-        let mut fresh = false;
-        each_word((address - allocation.start) / SECTOR, 1, |word, bit| {
-            fresh = bits[word].load(Relaxed) & bit == 0 && bits[word].fetch_or(bit, Relaxed) & bit == 0;
-            true
-        });
-        fresh
+        let index = (address - allocation.start) / SECTOR;
+        let (cell, bit) = (&bits[(index / 64) as usize], 1 << (index % 64));
+        cell.load(Relaxed) & bit == 0 && cell.fetch_or(bit, Relaxed) & bit == 0
     }
 }

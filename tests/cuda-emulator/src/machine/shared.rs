@@ -2,7 +2,7 @@
 //! it last, in the manner of FastTrack: each warp has a clock, barriers and warp-wide synchronisation advance it, and an access is in order
 //! with an earlier one if the accessing warp has learned of a later time of the other's clock.
 
-use super::lanes::LANES;
+use super::lanes::{LANES, lanes_of};
 use super::stop::Stop;
 use crate::FaultKind;
 
@@ -83,6 +83,24 @@ impl Shared {
         }
         if address % u64::from(bytes) != 0 {
             return Err(Stop::new(FaultKind::Misaligned, lane, format!("{bytes} bytes at shared address {address:#x}")));
+        }
+        Ok(())
+    }
+
+    /// The same for the lanes of a mask.
+    #[inline(always)]
+    pub(super) fn check_all(&self, addresses: &[u64; LANES], mask: u32, bytes: u32) -> Result<(), Box<Stop>> {
+        let (mut greatest, mut low) = (0, 0);
+        for (lane, &address) in addresses.iter().enumerate() {
+            let address = if mask >> lane & 1 == 1 { address } else { 0 };
+            greatest = greatest.max(address);
+            low |= address;
+        }
+        if greatest.saturating_add(u64::from(bytes)) <= self.size as u64 && low & u64::from(bytes - 1) == 0 {
+            return Ok(());
+        }
+        for lane in lanes_of(mask) {
+            self.check(addresses[lane], bytes, lane as u32)?;
         }
         Ok(())
     }
@@ -228,8 +246,8 @@ impl Shared {
     }
 
     #[inline(always)]
-    fn granules(&self, address: u64, bytes: u32) -> std::ops::RangeInclusive<usize> {
-        (address >> self.granule_bits) as usize..=((address + u64::from(bytes) - 1) >> self.granule_bits) as usize
+    fn granules(&self, address: u64, bytes: u32) -> std::ops::Range<usize> {
+        (address >> self.granule_bits) as usize..((address + u64::from(bytes) - 1) >> self.granule_bits) as usize + 1
     }
 
     #[inline(always)]
@@ -271,14 +289,14 @@ pub(super) fn wavefronts(addresses: &[u64; LANES], mask: u32, bytes: u32) -> (u6
         let (mut distinct, mut collide) = (0u64, false);
         for lane in phase * per_phase..(phase + 1) * per_phase {
             let unit = (addresses[lane] >> unit_bits) + 1;
-            let seen = &mut first[(unit - 1) as usize % per_phase];
+            let seen = &mut first[(unit - 1) as usize & (per_phase - 1)];
             let active = mask >> lane & 1 == 1;
             collide |= active && *seen != 0 && *seen != unit;
             distinct += u64::from(active && *seen == 0);
             *seen = if active { unit } else { *seen };
         }
         if collide {
-            let lanes = (phase * per_phase..(phase + 1) * per_phase).filter(|&l| mask >> l & 1 == 1);
+            let lanes = (phase * per_phase..(phase + 1) * per_phase).filter(|l| mask >> l & 1 == 1);
             let units = lanes.map(|l| addresses[l] >> unit_bits).collect();
             let (worst, all) = conflicts(units, per_phase as u64);
             passes += worst;

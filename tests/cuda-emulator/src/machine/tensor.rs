@@ -46,34 +46,29 @@ fn multiply<const K: usize, const PACKED: bool>(rows: &mut Rows, o: &Operands, f
     for r in 0..registers_a {
         let row = &rows.b32[o[4 + r] as usize];
         let (half, from) = (r % 2 * 8, r / 2 * span);
-        for lane in 0..LANES {
-            let (g, t) = (lane / 4, lane % 4);
-            if PACKED {
-                a[g + half][from + 2 * t] = f(row[lane] as u16);
-                a[g + half][from + 2 * t + 1] = f((row[lane] >> 16) as u16);
-            } else {
-                a[g + half][from + t] = tf32(row[lane]);
-            }
+        for g in 0..8 {
+            unpack::<PACKED>(&row[4 * g..4 * g + 4], &mut a[g + half][from..from + span], &f);
         }
     }
     for r in 0..registers_b {
         let row = &rows.b32[o[4 + registers_a + r] as usize];
-        let from = r * span;
-        for lane in 0..LANES {
-            let (g, t) = (lane / 4, lane % 4);
-            if PACKED {
-                b[from + 2 * t][g] = f(row[lane] as u16);
-                b[from + 2 * t + 1][g] = f((row[lane] >> 16) as u16);
-            } else {
-                b[from + t][g] = tf32(row[lane]);
+        for g in 0..8 {
+            let mut column = [0f32; 8];
+            unpack::<PACKED>(&row[4 * g..4 * g + 4], &mut column[..span], &f);
+            for k in 0..span {
+                b[r * span + k][g] = column[k];
             }
         }
     }
     let mut d = [[0f32; 8]; 16];
-    for r in 0..4 {
-        let row = &rows.b32[o[4 + registers_a + registers_b + r] as usize];
-        for lane in 0..LANES {
-            d[lane / 4 + r / 2 * 8][lane % 4 * 2 + r % 2] = f32::from_bits(row[lane]);
+    let c = 4 + registers_a + registers_b;
+    for half in 0..2 {
+        let (even, odd) = (&rows.b32[o[c + 2 * half] as usize], &rows.b32[o[c + 2 * half + 1] as usize]);
+        for g in 0..8 {
+            for t in 0..4 {
+                d[8 * half + g][2 * t] = f32::from_bits(even[4 * g + t]);
+                d[8 * half + g][2 * t + 1] = f32::from_bits(odd[4 * g + t]);
+            }
         }
     }
     for i in (0..16).step_by(4) {
@@ -90,8 +85,23 @@ fn multiply<const K: usize, const PACKED: bool>(rows: &mut Rows, o: &Operands, f
     }
     for r in 0..4 {
         let row = &mut rows.b32[o[r] as usize];
-        for lane in 0..LANES {
-            row[lane] = d[lane / 4 + r / 2 * 8][lane % 4 * 2 + r % 2].to_bits();
+        for g in 0..8 {
+            for t in 0..4 {
+                row[4 * g + t] = d[g + r / 2 * 8][2 * t + r % 2].to_bits();
+            }
+        }
+    }
+}
+
+/// The factors of four registers, in order.
+#[inline(always)]
+fn unpack<const PACKED: bool>(words: &[u32], out: &mut [f32], f: &impl Fn(u16) -> f32) {
+    for t in 0..4 {
+        if PACKED {
+            out[2 * t] = f(words[t] as u16);
+            out[2 * t + 1] = f((words[t] >> 16) as u16);
+        } else {
+            out[t] = tf32(words[t]);
         }
     }
 }

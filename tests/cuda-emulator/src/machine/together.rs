@@ -1,7 +1,7 @@
 //! Instructions that lanes of a warp execute together: shuffles, votes, matches, reductions, `bar.warp.sync`.
 
 use super::block::Block;
-use super::lanes::LANES;
+use super::lanes::{LANES, lanes_of};
 use super::stop::Stop;
 use crate::FaultKind;
 use crate::ptx::program::{AtomicOp, Instr, Op, ShuffleMode, VoteMode};
@@ -12,7 +12,7 @@ impl Block<'_> {
         let masks = &self.rows[w].b32[mask_row(instr)];
         let live = self.warps[w].lanes & !self.warps[w].exited;
         let (mut all, mut missing) = (0, 0);
-        for lane in (0..LANES).filter(|l| active >> l & 1 == 1) {
+        for lane in lanes_of(active) {
             if masks[lane] >> lane & 1 == 0 {
                 let detail = format!("a warp-wide instruction of lanes {:#010x} is executed by lane {lane}", masks[lane]);
                 return Err(Stop::new(FaultKind::DivergentWarp, lane as u32, detail));
@@ -48,7 +48,7 @@ impl Block<'_> {
         let [d, p, a, b, c, _] = [0, 1, 2, 3, 4, 5].map(|i| instr.o[i] as usize);
         let (a, b, c) = (rows.b32[a], rows.b32[b], rows.b32[c]);
         let (mut found, mut inside) = (rows.b32[d], rows.p[p]);
-        for lane in (0..LANES).filter(|l| group >> l & 1 == 1) {
+        for lane in lanes_of(group) {
             let at = lane as i32;
             let (step, segment, clamp) = ((b[lane] & 31) as i32, (c[lane] >> 8 & 31) as i32, (c[lane] & 31) as i32);
             let last = at & segment | clamp & !segment;
@@ -81,7 +81,7 @@ impl Block<'_> {
         let holds = match mode {
             VoteMode::Ballot => {
                 let row = &mut rows.b32[instr.o[0] as usize];
-                for lane in (0..LANES).filter(|l| group >> l & 1 == 1) {
+                for lane in lanes_of(group) {
                     row[lane] = votes;
                 }
                 return;
@@ -98,7 +98,7 @@ impl Block<'_> {
         let rows = &mut self.rows[w];
         let at = instr.o[2] as usize;
         let values: [u64; LANES] = if wide { rows.b64[at] } else { rows.b32[at].map(u64::from) };
-        let members: Vec<usize> = (0..LANES).filter(|l| group >> l & 1 == 1).collect();
+        let members: Vec<usize> = lanes_of(group).collect();
         for &lane in &members {
             let equal = members.iter().filter(|&&l| values[l] == values[lane]).fold(0, |found, &l| found | 1u32 << l);
             let found = if all && equal != group { 0 } else { equal };
@@ -111,7 +111,7 @@ impl Block<'_> {
     fn reduce(&mut self, w: usize, instr: &Instr, op: AtomicOp, signed: bool, group: u32) {
         let rows = &mut self.rows[w];
         let a = rows.b32[instr.o[1] as usize];
-        let values = (0..LANES).filter(|l| group >> l & 1 == 1).map(|l| a[l]);
+        let values = lanes_of(group).map(|l| a[l]);
         let result = values
             .reduce(|x, y| match op {
                 AtomicOp::Add => x.wrapping_add(y),
@@ -124,7 +124,7 @@ impl Block<'_> {
                 _ => x ^ y,
             })
             .unwrap_or_default();
-        for lane in (0..LANES).filter(|l| group >> l & 1 == 1) {
+        for lane in lanes_of(group) {
             rows.b32[instr.o[0] as usize][lane] = result;
         }
     }

@@ -5,7 +5,7 @@
 //! A fragment at a barrier, or at a warp-wide instruction that names lanes that are elsewhere, waits for them.
 
 use super::block::Block;
-use super::lanes::{FULL, LANES};
+use super::lanes::{FULL, LANES, lanes_of};
 use super::stop::Stop;
 use crate::FaultKind;
 use crate::ptx::program::{BarrierKind, Instr, Op, UNGUARDED};
@@ -232,7 +232,7 @@ impl Block<'_> {
             Op::Table(table) => {
                 let targets = &self.program.tables[table as usize];
                 let index = self.rows[w].b32[instr.o[0] as usize];
-                for lane in (0..LANES).filter(|l| active >> l & 1 == 1) {
+                for lane in lanes_of(active) {
                     // An index beyond the table is undefined; it is taken as its last entry.
                     let target = targets.get(index[lane] as usize).or(targets.last()).copied().unwrap_or(pc + 1);
                     add(target, 1 << lane);
