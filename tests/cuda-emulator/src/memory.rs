@@ -230,6 +230,16 @@ impl Allocation {
         }
     }
 
+    /// Reads a word into each row, at a lane; bounds and alignment as for [`Allocation::load`].
+    #[inline(always)]
+    pub(crate) fn words(&self, offset: u64, lane: usize, rows: &mut [[u32; 32]]) {
+        assert!(offset + 4 * rows.len() as u64 <= self.size);
+        for (e, row) in rows.iter_mut().enumerate() {
+            // SAFETY: as in `load`.
+            row[lane] = unsafe { AtomicU32::from_ptr(self.at(offset + 4 * e as u64).cast()).load(Relaxed) };
+        }
+    }
+
     /// Writes like [`Allocation::load`] reads.
     #[inline(always)]
     pub(crate) fn store(&self, offset: u64, bytes: u8, value: u64) {

@@ -90,6 +90,9 @@ impl Block<'_> {
     }
 
     fn load(&mut self, w: usize, pc: u32, instr: &Instr, access: Access, at: &Addresses, mask: u32) -> Result<(), Box<Stop>> {
+        if access.bytes == 4 && !access.wide && matches!(access.place, Place::Shared | Place::Global) {
+            return self.load_words(w, pc, instr, access, at, mask);
+        }
         let total = u32::from(access.bytes * access.elements);
         let mut values = [[0u64; LANES]; 4];
         let values = &mut values[..access.elements as usize];
@@ -159,6 +162,35 @@ impl Block<'_> {
         Ok(())
     }
 
+    /// The frequent case: one, two or four words from shared or device memory.
+    fn load_words(&mut self, w: usize, pc: u32, instr: &Instr, access: Access, at: &Addresses, mask: u32) -> Result<(), Box<Stop>> {
+        let total = u32::from(4 * access.elements);
+        let mut words = [[0u32; LANES]; 4];
+        let words = &mut words[..access.elements as usize];
+        if access.place == Place::Shared {
+            self.shared.check_all(at, mask, total)?;
+            for lane in lanes_of(mask) {
+                self.shared.read(at[lane], total, w, Some(lane as u32))?;
+                for (row, bytes) in words.iter_mut().zip(self.shared.bytes(at[lane], total).as_chunks::<4>().0) {
+                    row[lane] = u32::from_le_bytes(*bytes);
+                }
+            }
+            self.count_shared(at, mask, total);
+        } else {
+            let hint = &mut self.hints[pc as usize];
+            for lane in lanes_of(mask) {
+                let found = self.global.locate(at[lane], total, lane as u32, hint)?;
+                self.global.require_written(found, total, lane as u32)?;
+                found.0.words(found.1, lane, words);
+            }
+            self.global.count(&mut self.counters, at, mask, total, false, *hint);
+        }
+        for (e, row) in words.iter().enumerate() {
+            super::lanes::store(&mut self.rows[w], instr.o[e], row, mask);
+        }
+        Ok(())
+    }
+
     fn store(&mut self, w: usize, pc: u32, instr: &Instr, access: Access, at: &Addresses, mask: u32) -> Result<(), Box<Stop>> {
         let total = u32::from(access.bytes * access.elements);
         let mut values = [[0u64; LANES]; 4];
@@ -193,8 +225,7 @@ impl Block<'_> {
         for lane in lanes_of(mask) {
             let bytes = assemble(values, step, lane);
             let bytes = &bytes[..total as usize];
-            let same = self.shared.bytes(at[lane], total) == bytes;
-            self.shared.write(at[lane], total, w, lane as u32, same)?;
+            self.shared.write(at[lane], w, lane as u32, bytes)?;
             self.shared.put(at[lane], bytes);
         }
         self.count_shared(at, mask, total);

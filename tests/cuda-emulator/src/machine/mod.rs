@@ -9,6 +9,8 @@ mod launch;
 mod shared;
 mod stop;
 mod tensor;
+#[cfg(target_arch = "x86_64")]
+mod tensor_wide;
 mod together;
 mod warp;
 

@@ -124,7 +124,12 @@ impl Shared {
 
     #[inline(always)]
     pub(super) fn put(&mut self, address: u64, bytes: &[u8]) {
-        self.data[address as usize..address as usize + bytes.len()].copy_from_slice(bytes);
+        let to = &mut self.data[address as usize..address as usize + bytes.len()];
+        // Of fixed sizes copies are moves, not calls.
+        match (to.first_chunk_mut::<16>(), bytes.first_chunk::<16>()) {
+            (Some(to), Some(bytes)) if bytes.len() == 16 => *to = *bytes,
+            _ => to.copy_from_slice(bytes),
+        }
     }
 
     /// Notes a read by a lane, or by the whole warp for [`None`]; finds reads of unwritten bytes and races.
@@ -150,10 +155,11 @@ impl Shared {
         Ok(())
     }
 
-    /// Notes a write by a lane. `same` tells that the bytes are what is there already, in which case two writers do no harm.
+    /// Notes that a lane is about to write bytes. Where they are what is there already, two writers do no harm.
     #[inline(always)]
-    pub(super) fn write(&mut self, address: u64, bytes: u32, warp: usize, lane: u32, same: bool) -> Result<(), Box<Stop>> {
-        self.claim(address, bytes, Record::new(self.clocks[warp][warp], false, warp, lane), same)
+    pub(super) fn write(&mut self, address: u64, warp: usize, lane: u32, bytes: &[u8]) -> Result<(), Box<Stop>> {
+        let me = Record::new(self.clocks[warp][warp], false, warp, lane);
+        self.claim(address, bytes.len() as u32, me, |shared| shared.bytes(address, bytes.len() as u32) == bytes)
     }
 
     /// Notes an atomic, which is in order with other atomics.
@@ -164,18 +170,18 @@ impl Shared {
                 return Err(self.refuse(at, Record(0), me, "changed by an atomic", ""));
             }
         }
-        self.claim(address, bytes, me, false)
+        self.claim(address, bytes, me, |_| false)
     }
 
     #[inline(always)]
-    fn claim(&mut self, address: u64, bytes: u32, me: Record, same: bool) -> Result<(), Box<Stop>> {
+    fn claim(&mut self, address: u64, bytes: u32, me: Record, same: impl Fn(&Self) -> bool) -> Result<(), Box<Stop>> {
         for at in self.granules(address, bytes) {
             let writer = Record(self.writers[at]);
             if writer.0 == PENDING {
                 return Err(self.refuse(at, writer, me, "written", "written"));
             }
             let atomics = writer.atomic() && me.atomic();
-            if writer.0 != 0 && !same && !atomics && !self.ordered(writer, me) {
+            if writer.0 != 0 && !self.ordered(writer, me) && !atomics && !same(self) {
                 return Err(self.refuse(at, writer, me, "written", "written"));
             }
             for reader in self.readers[at] {
@@ -191,7 +197,8 @@ impl Shared {
 
     /// Notes that `cp.async` will write: nobody may touch the bytes until the thread has waited.
     pub(super) fn expect(&mut self, address: u64, bytes: u32, warp: usize, lane: u32) -> Result<(), Box<Stop>> {
-        self.write(address, bytes, warp, lane, false)?;
+        let me = Record::new(self.clocks[warp][warp], false, warp, lane);
+        self.claim(address, bytes, me, |_| false)?;
         for at in self.granules(address, bytes) {
             self.writers[at] = PENDING;
         }

@@ -177,7 +177,7 @@ value! {
 }
 
 #[inline(always)]
-fn store<W: Word>(rows: &mut Rows, at: u16, values: &[W; LANES], mask: u32) {
+pub(crate) fn store<W: Word>(rows: &mut Rows, at: u16, values: &[W; LANES], mask: u32) {
     let row = W::row_mut(rows, at);
     if mask == FULL {
         *row = *values;
