@@ -80,6 +80,24 @@ join:
 }
 
 #[test]
+fn lanes_wait_for_others_that_come_from_elsewhere() {
+    // Half of the warp comes to the shuffle at once, the other half from further down.
+    let body = "
+    setp.lt.u32 %p, %ra, 16;
+    @!%p bra late;
+again:
+    shfl.sync.bfly.b32 %rx, %ra, 16, 31, -1;
+    bra end;
+late:
+    add.u32 %ra, %ra, 100;
+    bra again;
+end:
+    bar.warp.sync -1;
+";
+    assert!(each(32, body).iter().enumerate().all(|(i, &x)| x == if i < 16 { i as u32 + 116 } else { i as u32 - 16 }));
+}
+
+#[test]
 fn shuffles() {
     let shuffle = |form: &str, operands: &str| {
         threads(&format!("add.u32 %w0, %ra, 100; shfl.sync.{form}.b32 %rx|%p, %w0, {operands}, -1;"), &rows(32))

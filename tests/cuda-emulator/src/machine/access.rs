@@ -317,15 +317,17 @@ impl Block<'_> {
         self.shared.check_all(&at, lanes, 16)?;
         let mut fragments = [[0u32; LANES]; 4];
         for (m, fragment) in fragments[..count as usize].iter_mut().enumerate() {
-            let mut matrix = [[0u16; 8]; 8];
-            for (r, row) in matrix.iter_mut().enumerate() {
+            for r in 0..8 {
                 let lane = 8 * m + r;
                 self.shared.read(at[lane], 16, w, None).map_err(|stop| Stop::new(stop.kind, lane as u32, stop.detail))?;
-                for (value, pair) in row.iter_mut().zip(self.shared.bytes(at[lane], 16).chunks_exact(2)) {
-                    *value = u16::from_le_bytes([pair[0], pair[1]]);
+                let row = self.shared.bytes(at[lane], 16).as_chunks::<4>().0;
+                for (word, bytes) in fragment[4 * r..4 * r + 4].iter_mut().zip(row) {
+                    *word = u32::from_le_bytes(*bytes);
                 }
             }
-            *fragment = tensor::fragment(&matrix, transposed);
+            if transposed {
+                *fragment = tensor::transpose(fragment);
+            }
         }
         for (m, fragment) in fragments[..count as usize].iter().enumerate() {
             self.rows[w].b32[instr.o[m] as usize] = *fragment;

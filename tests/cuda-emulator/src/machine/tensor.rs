@@ -120,16 +120,13 @@ fn tf32(bits: u32) -> f32 {
     f32::from_bits(bits & !0x1fff)
 }
 
-/// The fragment of an 8 x 8 matrix of 16-bit values whose rows are given: lane l holds row l / 4, columns 2 (l % 4) and the next; transposed,
-/// the same of the transpose.
-pub(super) fn fragment(matrix: &[[u16; 8]; 8], transposed: bool) -> [u32; LANES] {
-    let mut found = [0; LANES];
-    for (lane, value) in found.iter_mut().enumerate() {
-        let (g, t) = (lane / 4, lane % 4 * 2);
-        let (low, high) = if transposed { (matrix[t][g], matrix[t + 1][g]) } else { (matrix[g][t], matrix[g][t + 1]) };
-        *value = u32::from(low) | u32::from(high) << 16;
-    }
-    found
+/// The fragment of the transpose of an 8 x 8 matrix of 16-bit values. In a fragment lane l holds row l / 4, columns 2 (l % 4) and the next.
+pub(super) fn transpose(fragment: &[u32; LANES]) -> [u32; LANES] {
+    let element = |row: usize, column: usize| fragment[4 * row + column / 2] >> (16 * (column % 2)) & 0xffff;
+    std::array::from_fn(|lane| {
+        let (row, column) = (lane / 4, lane % 4 * 2);
+        element(column, row) | element(column + 1, row) << 16
+    })
 }
 
 #[cfg(test)]

@@ -16,7 +16,11 @@ pub(super) fn find(opcode: &str) -> Option<Operation> {
     if parts.is_empty() || parts.len() > 2 {
         return None;
     }
-    let mut found = if flush && kind == "f32" { flushed(parts[0]) } else { plain(kind, parts[0]) }?;
+    let mut found = match (flush, kind) {
+        (false, _) => plain(kind, parts[0]),
+        (true, "f32") => flushed(parts[0]),
+        (true, _) => None,
+    }?;
     if combination > 0 {
         found.types = match found.types {
             "pPhh" => "pPhhp",

@@ -150,7 +150,6 @@ fn bits(opcode: &str) -> Option<Operation> {
         "bfi.b64" => lanes!(Integer, "lllww", map4, |a: u64, b: u64, at: u32, n: u32| insert(a, b, at, n, 64)),
         "bmsk.clamp.b32" => lanes!(Integer, "www", map2, |at: u32, n: u32| if at > 31 { 0 } else { ones(n) << at }),
         "szext.clamp.u32" => lanes!(Integer, "www", map2, |a: u32, n: u32| a & ones(n)),
-        "fns.b32" => None,
         _ => None,
     }
 }

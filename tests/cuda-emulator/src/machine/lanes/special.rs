@@ -13,16 +13,12 @@ pub(super) fn find(opcode: &str) -> Option<Operation> {
         "lg2.approx.ftz.f32" => lanes!(Special, "ff", map1, |a: f32| log2(zero(a))),
         "rcp.approx.f32" => lanes!(Special, "ff", map1, |a: f32| canonical(1.0 / a)),
         "rcp.approx.ftz.f32" => lanes!(Special, "ff", map1, |a: f32| canonical(zero(1.0 / zero(a)))),
-        "rcp.approx.ftz.f64" => {
-            // Of the upper words only: the seed of a Newton iteration.
-            lanes!(Special, "dd", map1, |a: f64| {
-                let bits = (1.0 / f64::from_bits(a.to_bits() >> 32 << 32)).to_bits();
-                f64::from_bits(bits >> 32 << 32)
-            })
-        }
+        // Of the upper words only: the seeds of Newton iterations.
+        "rcp.approx.ftz.f64" => lanes!(Special, "dd", map1, |a: f64| upper(1.0 / upper(a))),
+        "rsqrt.approx.ftz.f64" => lanes!(Special, "dd", map1, |a: f64| upper(1.0 / upper(a).sqrt())),
         "rsqrt.approx.f32" => lanes!(Special, "ff", map1, |a: f32| inverse_root(a)),
         "rsqrt.approx.ftz.f32" => lanes!(Special, "ff", map1, |a: f32| inverse_root(zero(a))),
-        "rsqrt.approx.ftz.f64" | "rsqrt.approx.f64" => lanes!(Special, "dd", map1, |a: f64| 1.0 / a.sqrt()),
+        "rsqrt.approx.f64" => lanes!(Special, "dd", map1, |a: f64| 1.0 / a.sqrt()),
         "sqrt.approx.f32" => lanes!(Special, "ff", map1, |a: f32| canonical(a.sqrt())),
         "sqrt.approx.ftz.f32" => lanes!(Special, "ff", map1, |a: f32| canonical(zero(a).sqrt())),
         "div.approx.f32" => lanes!(Special, "fff", map2, |a: f32, b: f32| quotient(a, b)),
@@ -88,6 +84,11 @@ fn log2(x: f32) -> f32 {
     } else {
         f32::from_bits(0x7fff_ffff)
     }
+}
+
+/// The upper word of a double, the lower zero.
+fn upper(x: f64) -> f64 {
+    f64::from_bits(x.to_bits() >> 32 << 32)
 }
 
 #[inline(always)]
