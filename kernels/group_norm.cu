@@ -14,6 +14,7 @@
 // Gradient          group_norm_grad.cu
 // Sources           Welford 1962; Chan, Golub, LeVeque 1983
 #include "act.cuh"
+#include "group_norm.cuh"
 #include "params.cuh"
 #include "types.cuh"
 
@@ -35,9 +36,6 @@ struct Shared {
         sums = groups + p.chunk / p.width * 2;
     }
 };
-
-__forceinline__ u32 thread_of_block() { return threadIdx.y * blockDim.x + threadIdx.x; }
-__forceinline__ u32 threads_of_block() { return blockDim.x * blockDim.y; }
 
 /// Where channel c of the chunk lies among values per channel: the first channels of all vectors, then the second ones, and so on.
 __forceinline__ u32 place(const GroupNormParams &p, u32 c) { return c % V * (p.chunk / V) + c / V; }
@@ -149,17 +147,6 @@ extern "C" __global__ void __launch_bounds__(512) group_norm_slab(const __grid_c
 
 // ---- two launches ----
 
-/// Mean and sum of squared distances of `count` values.
-struct Moments {
-    float count, mean, squares;
-};
-
-/// Those of both together. Either may be empty.
-__forceinline__ Moments merge(Moments a, Moments b) {
-    float count = a.count + b.count, part = count > 0.0f ? b.count / count : 0.0f, delta = b.mean - a.mean;
-    return {count, fmaf(delta, part, a.mean), a.squares + fmaf(delta * delta, a.count * part, b.squares)};
-}
-
 /// Pixels of a span that the threads of a row see.
 __forceinline__ float pixels_of(u32 row, u32 span) { return row < span ? float((span - row + blockDim.y - 1) / blockDim.y) : 0.0f; }
 
@@ -211,35 +198,11 @@ extern "C" __global__ void __launch_bounds__(512) group_norm_statistics(const __
     }
 }
 
-/// Mean and 1 / sqrt(variance + eps) of each group of the chunk: a warp merges its spans, each lane some, then the lanes.
-__forceinline__ void merge_spans(const GroupNormParams &p, const Shared &s, u32 first) {
-    const float2 *partial = p.partial;
-    u32 lane = thread_of_block() % 32;
-    for (u32 group = thread_of_block() / 32; group < p.chunk / p.width; group += threads_of_block() / 32) {
-        u32 which = blockIdx.z * (p.channels / p.width) + first / p.width + group;
-        Moments all = {0.0f, 0.0f, 0.0f};
-        for (u32 i = lane; i < gridDim.x; i += 32) {
-            float2 one = partial[u64(which) * gridDim.x + i];
-            all = merge(all, {float(min(p.span, p.pixels - i * p.span)) * float(p.width), one.x, one.y});
-        }
-#pragma unroll
-        for (int offset = 16; offset > 0; offset /= 2) {
-            float count = __shfl_down_sync(0xffffffffu, all.count, offset);
-            float mean = __shfl_down_sync(0xffffffffu, all.mean, offset);
-            all = merge(all, {count, mean, __shfl_down_sync(0xffffffffu, all.squares, offset)});
-        }
-        if (lane == 0) {
-            s.groups[group * 2] = all.mean;
-            s.groups[group * 2 + 1] = 1.0f / sqrtf(all.squares / all.count + p.eps);
-        }
-    }
-    __syncthreads();
-}
-
 extern "C" __global__ void __launch_bounds__(512) group_norm_apply(const __grid_constant__ GroupNormParams p) {
     Shared s(p);
     u32 start = blockIdx.x * p.span, first = blockIdx.y * p.chunk;
-    merge_spans(p, s, first);
+    Place place = {blockIdx.z, first / p.width, p.channels / p.width, gridDim.x, p.span, p.pixels, p.width};
+    merge_spans(place, p.partial, p.eps, p.chunk / p.width, s.groups);
     set_channels(p, s, first);
     u64 at = (u64(blockIdx.z) * p.pixels + start) * p.channels + first;
     normalise(p, s, static_cast<const T *>(p.x) + at, p.channels, static_cast<T *>(p.y) + at, min(p.span, p.pixels - start));

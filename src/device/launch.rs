@@ -29,11 +29,14 @@ macro_rules! headers {
 /// Names and texts of the headers that kernels may include: all of `kernels/include`.
 pub const HEADERS: &[(&str, &str)] = headers![
     "act.cuh",
+    "block_sum.cuh",
+    "column_sums.cuh",
     "columns.cuh",
     "copy.cuh",
     "epilogue.cuh",
     "fma.cuh",
     "gemm.cuh",
+    "group_norm.cuh",
     "philox.cuh",
     "ptx.cuh",
     "reduce.cuh",

@@ -1,9 +1,11 @@
 //! Gradient of an activation that stands on its own, and of the slopes of PReLU.
 
+use super::lowering::{Columns, access, activation, count, flat};
 use super::{Activate, Activation, AnyOp, Case, Cost, HostArray, HostIo, Ins, Op, no_second_gradient, unsupported};
 use crate::device::cpu::elementwise;
 use crate::device::cpu::simd::Elem;
 use crate::graph::{Builder, GradCx, Grads, Value};
+use crate::device::{Arch, KernelFile, KernelKey, Lowered, Slot, kernel_file, kernel_params, kernel_type};
 use crate::{DType, Result, Ty};
 use half::bf16;
 
@@ -69,6 +71,26 @@ impl Op for ActivateGrad {
         no_second_gradient(cx)
     }
 
+    fn lower(&self, ins: &[Option<Ty>], outs: &[Ty], _arch: Arch) -> Result<Lowered> {
+        let ((act, leak), dx) = (activation(self.act), outs[0]);
+        let dtype = ins[0].map_or(dx.dtype, |x| x.dtype);
+        let kernel = |entry| {
+            let kernel = KernelKey::new(&FILE, entry).define("T", kernel_type(dtype)).define("ACT", act);
+            kernel.define("OF_SLOPE", u32::from(self.of_slope))
+        };
+        if self.act == Activation::PRelu && !self.of_slope {
+            let (rows, channels) = (dx.shape.rows(), dx.shape.last_axis());
+            let columns = Columns::new(&[dtype, DType::F32], rows, channels)?;
+            let (rows_per_block, rows, channels) = (columns.rows_per_block as u32, rows as u32, channels as u32);
+            let (x, slope, dy, dx) = (Slot::In(0), Slot::In(1), Slot::In(2), Slot::Out(0));
+            let params = ActivateGradPreluParams { x, slope, dy, dx, rows, channels, rows_per_block };
+            return Ok(columns.launch(kernel("activate_grad_prelu"), params.pack()));
+        }
+        let (values, width) = (dx.shape.elements(), access(&[dtype, dx.dtype], 16));
+        let params = ActivateGradParams { x: Slot::In(0), dy: Slot::In(2), dx: Slot::Out(0), count: count(values)?, leak };
+        flat(kernel("activate_grad_flat").define("V", width), values, width, params.pack())
+    }
+
     fn cost(&self, ins: &[Option<Ty>], outs: &[Ty]) -> Cost {
         Cost::elementwise(6, ins, outs)
     }
@@ -100,6 +122,16 @@ impl ActivateGrad {
         Ok(())
     }
 }
+
+kernel_params! {
+    /// Of `activate_grad_flat`; `leak` is the slope of LeakyReLU.
+    struct ActivateGradParams { x: ptr, dy: ptr, dx: ptr, count: u32, leak: f32 }
+}
+kernel_params! {
+    /// Of `activate_grad_prelu`.
+    struct ActivateGradPreluParams { x: ptr, slope: ptr, dy: ptr, dx: ptr, rows: u32, channels: u32, rows_per_block: u32 }
+}
+static FILE: KernelFile = kernel_file!("activate_grad", [ActivateGradParams, ActivateGradPreluParams]);
 
 #[cfg(test)]
 mod tests {

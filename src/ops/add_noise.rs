@@ -1,8 +1,10 @@
 //! The forward process of diffusion: latents at a moment of the schedule.
 
 use super::host::by_each;
+use super::lowering::{access, count, flat};
 use super::{AddNoiseGrad, Case, Cost, Fill, HostArray, HostIo, Ins, Op, filled, normal};
 use crate::graph::{Builder, GradCx, Grads};
+use crate::device::{Arch, KernelFile, KernelKey, Lowered, Slot, kernel_file, kernel_params, kernel_type};
 use crate::{DType, Result, Ty};
 
 /// `y[b] = c[b,0] · x[b] + c[b,1] · noise[b]` with `c = (√ā, √(1−ā))` of each image's timestep (Ho et al. 2020, equation 4).
@@ -50,6 +52,16 @@ impl Op for AddNoise {
         Ok(g.op_many(AddNoiseGrad, &inputs)?.into_iter().map(Some).collect())
     }
 
+    fn lower(&self, ins: &[Option<Ty>], outs: &[Ty], _arch: Arch) -> Result<Lowered> {
+        let (values, images) = (outs[0].shape.elements(), ins[0].map_or(1, |x| x.shape[0]));
+        let image = values / images.max(1);
+        let width = access(&[DType::F32], image);
+        let kernel = KernelKey::new(&FILE, "add_noise_forward").define("U", kernel_type(self.dtype)).define("V", width);
+        let (x, noise, coefficients, y) = (Slot::In(0), Slot::In(1), Slot::In(2), Slot::Out(0));
+        let params = AddNoiseParams { x, noise, coefficients, y, count: count(values)?, image: image as u32 };
+        flat(kernel, values, width, params.pack())
+    }
+
     fn cost(&self, ins: &[Option<Ty>], outs: &[Ty]) -> Cost {
         Cost::elementwise(3, ins, outs)
     }
@@ -68,6 +80,12 @@ impl Op for AddNoise {
         ]
     }
 }
+
+kernel_params! {
+    /// Of `add_noise_forward`; `image` is the number of values of one.
+    struct AddNoiseParams { x: ptr, noise: ptr, coefficients: ptr, y: ptr, count: u32, image: u32 }
+}
+static FILE: KernelFile = kernel_file!("add_noise", [AddNoiseParams]);
 
 #[cfg(test)]
 mod tests {

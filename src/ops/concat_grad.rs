@@ -1,8 +1,10 @@
 //! Some columns of every row: the gradient of one part of a concatenation, or of what was padded.
 
+use super::lowering::{count, flat, unit};
 use super::{Case, Cost, HostArray, HostIo, Ins, Op, each_dtype, no_second_gradient, normal};
 use crate::device::cpu::copy;
 use crate::graph::{Builder, GradCx, Grads};
+use crate::device::{Arch, KernelFile, KernelKey, Lowered, Slot, kernel_file, kernel_params};
 use crate::{Result, Ty};
 
 /// `dx = dy[.., start .. start + width]`. Input: `dy [..,C]`. Output: `[..,width]` of its type.
@@ -42,6 +44,15 @@ impl Op for ConcatGrad {
         no_second_gradient(cx)
     }
 
+    fn lower(&self, ins: &[Option<Ty>], outs: &[Ty], _arch: Arch) -> Result<Lowered> {
+        let dx = outs[0];
+        let sizes = [ins[0].map_or(0, |dy| dy.shape.last_axis()), self.start, self.width].map(|n| n * dx.dtype.size());
+        let unit = unit(sizes);
+        let [pitch, start, width] = sizes.map(|n| (n / unit) as u32);
+        let params = ConcatGradParams { dy: Slot::In(0), dx: Slot::Out(0), rows: count(dx.shape.rows())?, pitch, start, width };
+        flat(KernelKey::new(&FILE, "concat_grad_x").define("UNIT", unit), dx.bytes() / unit, 1, params.pack())
+    }
+
     fn cost(&self, _ins: &[Option<Ty>], outs: &[Ty]) -> Cost {
         Cost { flops: 0, bytes: 2 * outs[0].bytes() as u64 }
     }
@@ -59,6 +70,12 @@ impl Op for ConcatGrad {
         })
     }
 }
+
+kernel_params! {
+    /// Of `concat_grad_x`: `pitch`, `start` and `width` are units of a row.
+    struct ConcatGradParams { dy: ptr, dx: ptr, rows: u32, pitch: u32, start: u32, width: u32 }
+}
+static FILE: KernelFile = kernel_file!("concat_grad", [ConcatGradParams]);
 
 #[cfg(test)]
 mod tests {

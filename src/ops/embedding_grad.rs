@@ -1,9 +1,11 @@
 //! Gradients of the token embedding: of the pseudo-words, of the token table, of the positions.
 
 use super::host::{View, by_each, unsupported};
+use super::lowering::{access, count, flat};
 use super::{AnyOp, Case, Cost, Embedding, HostArray, HostIo, Ins, Op, no_second_gradient, normal};
 use crate::device::cpu::simd::Elem;
 use crate::graph::{Builder, GradCx, Grads};
+use crate::device::{Arch, KernelFile, KernelKey, Lowered, Slot, kernel_file, kernel_params, kernel_type};
 use crate::{DType, Result, Ty};
 use half::bf16;
 
@@ -121,6 +123,29 @@ impl Op for EmbeddingGrad {
         no_second_gradient(cx)
     }
 
+    fn lower(&self, ins: &[Option<Ty>], outs: &[Ty], _arch: Arch) -> Result<Lowered> {
+        let Some(Some(dy)) = ins.first() else { return Err(super::op_error::<Self>("dy is required")) };
+        let (values, channels) = (outs[0].shape.elements(), dy.shape[2]);
+        let width = access(&[dy.dtype, DType::F32], channels);
+        let entry = match self {
+            Self::Words => "embedding_grad_words",
+            Self::Table { .. } => "embedding_grad_table",
+            Self::Positions { .. } => "embedding_grad_positions",
+        };
+        let params = EmbeddingGradParams {
+            dy: Slot::In(0),
+            ids: Slot::In(1),
+            slots: Slot::optional(ins, 2),
+            grad: Slot::Out(0),
+            images: count(dy.shape[0])?,
+            tokens: count(dy.shape[1])?,
+            channels: count(channels)?,
+            rows: count(values / channels)?,
+            slot_count: ins.get(2).copied().flatten().map_or(0, |slots| slots.shape[1] as u32),
+        };
+        flat(KernelKey::new(&FILE, entry).define("T", kernel_type(dy.dtype)).define("V", width), values, width, params.pack())
+    }
+
     fn cost(&self, ins: &[Option<Ty>], outs: &[Ty]) -> Cost {
         let elements = ins.first().copied().flatten().map_or(0, |x| x.shape.elements());
         Cost::touching(elements as u64, ins, outs)
@@ -166,6 +191,14 @@ fn table<T: Elem>(io: &mut HostIo<'_>) -> Result<()> {
     }
     Ok(())
 }
+
+kernel_params! {
+    /// Of the entries of `embedding_grad`; `rows` are those of the result.
+    struct EmbeddingGradParams {
+        dy: ptr, ids: ptr, slots: ptr, grad: ptr, images: u32, tokens: u32, channels: u32, rows: u32, slot_count: u32,
+    }
+}
+static FILE: KernelFile = kernel_file!("embedding_grad", [EmbeddingGradParams]);
 
 #[cfg(test)]
 mod tests {

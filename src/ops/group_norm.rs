@@ -1,6 +1,6 @@
 //! Group normalisation of channels-last values, with an optional SiLU.
 
-mod lower;
+pub(super) mod lower;
 
 use super::{GroupNormGrad, Case, Cost, HostArray, HostIo, Ins, Op, CaseInput, Fill, each_dtype, filled, normal, vector, unsupported};
 use crate::device::cpu::group_norm::{Shape, group_norm};

@@ -1,9 +1,12 @@
 //! Gradient of group normalisation, SiLU included.
 
+use super::group_norm::lower::{Cut, Sizes, statistics};
+use super::lowering::count;
 use super::{AnyOp, Case, Cost, GroupNorm, HostArray, HostIo, Ins, Op, no_second_gradient, normal, unsupported};
 use crate::device::cpu::group_norm::Shape;
 use crate::device::cpu::group_norm_grad::group_norm_grad;
 use crate::device::cpu::simd::Elem;
+use crate::device::{Arch, KernelFile, KernelKey, Launch, Lowered, Slot, kernel_file, kernel_params, kernel_type};
 use crate::graph::{Builder, GradCx, Grads};
 use crate::{DType, Result, Ty};
 use half::bf16;
@@ -84,6 +87,33 @@ impl Op for GroupNormGrad {
         no_second_gradient(cx)
     }
 
+    fn lower(&self, _ins: &[Option<Ty>], outs: &[Ty], _arch: Arch) -> Result<Lowered> {
+        let x = outs[0];
+        count(x.shape.elements())?;
+        let sizes = Sizes::new(&self.norm, &x);
+        let cut = sizes.spans();
+        let (pairs, [spans, ..]) = (cut.pairs(&sizes), cut.grid(&sizes));
+        let params = self.params(&sizes, &cut, spans, pairs);
+        let launch = |entry, grid, block, floats: usize| {
+            let kernel = KernelKey::new(&FILE, entry).define("T", kernel_type(x.dtype)).define("V", cut.vector);
+            let kernel = kernel.define("SILU", u32::from(self.norm.silu)).define("PARAMETERS", u32::from(self.parameters));
+            Launch { kernel, grid, block, shared: 4 * floats as u32, params: params.pack() }
+        };
+        let (grid, block) = (cut.grid(&sizes), [cut.lanes as u32, cut.rows as u32, 1]);
+        let constants = 4 * (cut.chunk + cut.chunk / sizes.width);
+        let mut launches = vec![
+            statistics(&self.norm, &x, &sizes, &cut),
+            launch("group_norm_grad_sums", grid, block, constants + 2 * cut.sums()),
+            launch("group_norm_grad_x", grid, block, constants),
+        ];
+        let mut scratch = 2 * pairs;
+        if self.parameters {
+            launches.push(launch("group_norm_grad_total", [(sizes.channels as u32).div_ceil(256), 1, 1], [256, 1, 1], 0));
+            scratch += (8 * sizes.images * spans as usize * sizes.channels).next_multiple_of(256) as u64;
+        }
+        Ok(Lowered { launches, scratch })
+    }
+
     fn cost(&self, ins: &[Option<Ty>], outs: &[Ty]) -> Cost {
         Cost::elementwise(if self.norm.silu { 26 } else { 18 }, ins, outs)
     }
@@ -118,6 +148,42 @@ impl GroupNormGrad {
             [] => {}
         }
         Ok(())
+    }
+}
+
+kernel_params! {
+    /// Of the entries of `group_norm_grad`: a block takes `chunk` channels, in groups of `width`, and `span` pixels.
+    struct GroupNormGradParams {
+        x: ptr, weight: ptr, bias: ptr, dy: ptr, dx: ptr, partial: ptr, group_sums: ptr, channel_sums: ptr, dweight: ptr, dbias: ptr,
+        images: u32, pixels: u32, channels: u32, chunk: u32, width: u32, span: u32, spans: u32, eps: f32,
+    }
+}
+static FILE: KernelFile = kernel_file!("group_norm_grad", [GroupNormGradParams]);
+
+impl GroupNormGrad {
+    /// The workspace holds the moments of each group and span, then their sums, then the sums per channel.
+    fn params(&self, sizes: &Sizes, cut: &Cut, spans: u32, pairs: u64) -> GroupNormGradParams {
+        let of_parameters = |slot| if self.parameters { slot } else { Slot::Null };
+        GroupNormGradParams {
+            x: Slot::In(0),
+            weight: Slot::In(1),
+            bias: Slot::In(2),
+            dy: Slot::In(3),
+            dx: Slot::Out(0),
+            partial: Slot::Scratch(0),
+            group_sums: Slot::Scratch(pairs),
+            channel_sums: of_parameters(Slot::Scratch(2 * pairs)),
+            dweight: of_parameters(Slot::Out(1)),
+            dbias: of_parameters(Slot::Out(2)),
+            images: sizes.images as u32,
+            pixels: sizes.pixels as u32,
+            channels: sizes.channels as u32,
+            chunk: cut.chunk as u32,
+            width: sizes.width as u32,
+            span: cut.span as u32,
+            spans,
+            eps: self.norm.eps,
+        }
     }
 }
 

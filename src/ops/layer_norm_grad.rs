@@ -1,9 +1,11 @@
 //! Gradient of layer normalisation.
 
+use super::lowering::{Rows, Spans};
 use super::{AnyOp, Case, Cost, HostArray, HostIo, Ins, LayerNorm, Op, no_second_gradient, normal, unsupported};
 use crate::device::cpu::layer_norm_grad::layer_norm_grad;
 use crate::device::cpu::simd::Elem;
 use crate::graph::{Builder, GradCx, Grads};
+use crate::device::{Arch, KernelFile, KernelKey, Launch, Lowered, Slot, kernel_file, kernel_params, kernel_type};
 use crate::{DType, Result, Ty};
 use half::bf16;
 
@@ -66,6 +68,40 @@ impl Op for LayerNormGrad {
         no_second_gradient(cx)
     }
 
+    fn lower(&self, _ins: &[Option<Ty>], outs: &[Ty], _arch: Arch) -> Result<Lowered> {
+        let (dtype, count, channels) = (outs[0].dtype, outs[0].shape.rows(), outs[0].shape.last_axis());
+        let rows = Rows::new(&[dtype, DType::F32], count, channels)?;
+        let spans = Spans::new(&[dtype, DType::F32], count, channels, 1);
+        let of_parameters = |slot| if self.parameters { slot } else { Slot::Null };
+        let params = LayerNormGradParams {
+            x: Slot::In(0),
+            weight: Slot::In(1),
+            dy: Slot::In(2),
+            dx: Slot::Out(0),
+            partial: of_parameters(Slot::Scratch(0)),
+            statistics: of_parameters(Slot::Scratch(spans.scratch(2))),
+            dweight: of_parameters(Slot::Out(1)),
+            dbias: of_parameters(Slot::Out(2)),
+            rows: count as u32,
+            channels: channels as u32,
+            rows_per_block: rows.rows_per_block as u32,
+            span: spans.span as u32,
+            spans: spans.count as u32,
+            eps: self.eps,
+        };
+        let kernel = |entry| KernelKey::new(&FILE, entry).define("T", kernel_type(dtype));
+        let x = rows.launch(kernel("layer_norm_grad_x"), 4 * channels, params.pack());
+        if !self.parameters {
+            return Ok(x.into());
+        }
+        let other = |entry| KernelKey { entry, ..x.kernel.clone() };
+        let parts = Launch { kernel: other("layer_norm_grad_spans"), ..spans.launch(x.kernel.clone(), params.pack()) };
+        let grid = [(channels as u32).div_ceil(256), 1, 1];
+        let total = Launch { kernel: other("layer_norm_grad_total"), grid, block: [256, 1, 1], shared: 0, params: params.pack() };
+        let scratch = spans.scratch(2) + (8 * count as u64).next_multiple_of(256);
+        Ok(Lowered { launches: vec![x, parts, total], scratch })
+    }
+
     fn cost(&self, ins: &[Option<Ty>], outs: &[Ty]) -> Cost {
         Cost::elementwise(16, ins, outs)
     }
@@ -100,6 +136,15 @@ impl LayerNormGrad {
         Ok(())
     }
 }
+
+kernel_params! {
+    /// Of the entries of `layer_norm_grad`; `statistics` and what follows from it are null if only dx is wanted.
+    struct LayerNormGradParams {
+        x: ptr, weight: ptr, dy: ptr, dx: ptr, statistics: ptr, partial: ptr, dweight: ptr, dbias: ptr,
+        rows: u32, channels: u32, rows_per_block: u32, span: u32, spans: u32, eps: f32,
+    }
+}
+static FILE: KernelFile = kernel_file!("layer_norm_grad", [LayerNormGradParams]);
 
 #[cfg(test)]
 mod tests {

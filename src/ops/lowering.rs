@@ -139,6 +139,44 @@ impl Rows {
     }
 }
 
+/// How sums over rows are split into spans, each with partial sums of its own (`column_sums.cuh`).
+pub(crate) struct Spans {
+    /// Values per access.
+    pub(crate) vector: usize,
+    /// Rows of a span.
+    pub(crate) span: usize,
+    /// Spans of an image.
+    pub(crate) count: usize,
+    channels: usize,
+    images: usize,
+}
+
+impl Spans {
+    /// Threads of a block over channels.
+    const LANES: usize = 16;
+
+    /// For `rows` rows of `channels` of each image, read in values of `types`.
+    pub(crate) fn new(types: &[DType], rows: usize, channels: usize, images: usize) -> Self {
+        let vector = access(types, channels);
+        let others = images * channels.div_ceil(Self::LANES * vector);
+        let at_once = THREADS / Self::LANES;
+        let span = rows.div_ceil(ENOUGH_BLOCKS.div_ceil(others)).next_multiple_of(at_once);
+        Self { vector, span, count: rows.div_ceil(span), channels, images }
+    }
+
+    /// The launch of `kernel`, whose definition `V` is [`Spans::vector`].
+    pub(crate) fn launch(&self, kernel: KernelKey, params: Params) -> Launch {
+        let grid = [self.count, self.channels.div_ceil(Self::LANES * self.vector), self.images].map(|n| n as u32);
+        let block = [Self::LANES as u32, (THREADS / Self::LANES) as u32, 1];
+        Launch { kernel, grid, block, shared: 0, params }
+    }
+
+    /// Bytes of `sums` partial sums for each channel, a multiple of 256.
+    pub(crate) fn scratch(&self, sums: usize) -> u64 {
+        (4 * sums * self.count * self.channels * self.images).next_multiple_of(256) as u64
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,8 +1,10 @@
 //! The same row many times, scaled: gradient of a mean or a sum over rows.
 
 use super::host::by_each;
+use super::lowering::{access, count, flat, typed};
 use super::{Case, Cost, HostArray, HostIo, Ins, Op, each_dtype, no_second_gradient, normal};
 use crate::graph::{Builder, GradCx, Grads};
+use crate::device::{Arch, KernelFile, KernelKey, Lowered, Slot, kernel_file, kernel_params};
 use crate::{DType, Result, Ty};
 
 /// `y[b,s,c] = scale · x[b,c]` for each of `rows` s. Input `[B,C]`, output `[B,rows,C]` of `dtype`.
@@ -43,6 +45,15 @@ impl Op for MeanRowsGrad {
         no_second_gradient(cx)
     }
 
+    fn lower(&self, ins: &[Option<Ty>], outs: &[Ty], _arch: Arch) -> Result<Lowered> {
+        let (from, dx) = (ins[0].map_or(self.dtype, |dy| dy.dtype), outs[0]);
+        let (values, channels) = (dx.shape.elements(), dx.shape.last_axis());
+        let width = access(&[from, self.dtype], channels);
+        let (rows, scale) = (count(self.rows)?, self.scale);
+        let params = MeanRowsGradParams { dy: Slot::In(0), dx: Slot::Out(0), count: count(values)?, rows, channels: channels as u32, scale };
+        flat(typed(KernelKey::new(&FILE, "mean_rows_grad_x"), from, self.dtype).define("V", width), values, width, params.pack())
+    }
+
     fn cost(&self, ins: &[Option<Ty>], outs: &[Ty]) -> Cost {
         Cost::elementwise(1, ins, outs)
     }
@@ -61,6 +72,12 @@ impl Op for MeanRowsGrad {
         })
     }
 }
+
+kernel_params! {
+    /// Of `mean_rows_grad_x`.
+    struct MeanRowsGradParams { dy: ptr, dx: ptr, count: u32, rows: u32, channels: u32, scale: f32 }
+}
+static FILE: KernelFile = kernel_file!("mean_rows_grad", [MeanRowsGradParams]);
 
 #[cfg(test)]
 mod tests {

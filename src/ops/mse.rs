@@ -1,8 +1,10 @@
 //! Mean squared error: the denoising loss.
 
+use super::lowering::{ENOUGH_BLOCKS, access, count, typed};
 use super::{Case, Cost, HostArray, HostIo, Ins, MseGrad, Op, normal};
 use crate::graph::{Builder, GradCx, Grads};
 use crate::ops::host::by_reference;
+use crate::device::{Arch, KernelFile, KernelKey, Launch, Lowered, Slot, kernel_file, kernel_params, kernel_type};
 use crate::{DType, Result, Ty};
 
 /// `y = mean((a − b)²)` over all elements.
@@ -37,6 +39,20 @@ impl Op for Mse {
         Ok(vec![cx.when(0, || g.op(MseGrad { of_second: false }, &inputs))?, cx.when(1, || g.op(MseGrad { of_second: true }, &inputs))?])
     }
 
+    fn lower(&self, ins: &[Option<Ty>], _outs: &[Ty], _arch: Arch) -> Result<Lowered> {
+        let [Some(a), Some(b)] = ins else { return Err(super::op_error::<Self>("a and b are required")) };
+        let (values, width) = (a.shape.elements(), access(&[a.dtype, b.dtype], 16));
+        let span = values.div_ceil(ENOUGH_BLOCKS).next_multiple_of(256 * width);
+        let spans = count(values)?.div_ceil(span as u32);
+        let (slots, partial, y) = ([Slot::In(0), Slot::In(1)], Slot::Scratch(0), Slot::Out(0));
+        let params = MseParams { a: slots[0], b: slots[1], partial, y, count: values as u32, span: span as u32, spans };
+        let launch = |entry, blocks| {
+            let kernel = typed(KernelKey::new(&FILE, entry), a.dtype, b.dtype).define("V", width);
+            Launch { kernel, grid: [blocks, 1, 1], block: [256, 1, 1], shared: 0, params: params.pack() }
+        };
+        Ok(Lowered { launches: vec![launch("mse_parts", spans), launch("mse_total", 1)], scratch: u64::from(4 * spans).next_multiple_of(256) })
+    }
+
     fn cost(&self, ins: &[Option<Ty>], outs: &[Ty]) -> Cost {
         let elements = ins.first().copied().flatten().map_or(0, |x| x.shape.elements());
         Cost::touching(3 * elements as u64, ins, outs)
@@ -54,6 +70,12 @@ impl Op for Mse {
         ]
     }
 }
+
+kernel_params! {
+    /// Of both entries of `mse`.
+    struct MseParams { a: ptr, b: ptr, partial: ptr, y: ptr, count: u32, span: u32, spans: u32 }
+}
+static FILE: KernelFile = kernel_file!("mse", [MseParams]);
 
 #[cfg(test)]
 mod tests {

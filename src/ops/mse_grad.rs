@@ -1,8 +1,10 @@
 //! Gradient of the mean squared error.
 
 use super::host::by_each;
+use super::lowering::{access, count, flat, typed};
 use super::{Case, Cost, HostArray, HostIo, Ins, Mse, Op, no_second_gradient, normal};
 use crate::graph::{Builder, GradCx, Grads};
+use crate::device::{Arch, KernelFile, KernelKey, Lowered, Slot, kernel_file, kernel_params, kernel_type};
 use crate::{DType, Result, Ty};
 
 /// `da = dy · 2 (a − b) / n`, or `db = −da`.
@@ -50,6 +52,16 @@ impl Op for MseGrad {
         no_second_gradient(cx)
     }
 
+    fn lower(&self, ins: &[Option<Ty>], outs: &[Ty], _arch: Arch) -> Result<Lowered> {
+        let [Some(a), Some(b), ..] = ins else { return Err(super::op_error::<Self>("a and b are required")) };
+        let (values, width) = (a.shape.elements(), access(&[a.dtype, b.dtype], 16));
+        let (slots, dy, dx) = ([Slot::In(0), Slot::In(1)], Slot::In(2), Slot::Out(0));
+        let factor = self.factor(values) as f32;
+        let params = MseGradParams { a: slots[0], b: slots[1], dy, dx, count: count(values)?, factor };
+        let kernel = typed(KernelKey::new(&FILE, "mse_grad_x"), a.dtype, b.dtype).define("R", kernel_type(outs[0].dtype));
+        flat(kernel.define("V", width), values, width, params.pack())
+    }
+
     fn cost(&self, ins: &[Option<Ty>], outs: &[Ty]) -> Cost {
         Cost::elementwise(2, ins, outs)
     }
@@ -63,6 +75,12 @@ impl Op for MseGrad {
         Mse::cases().into_iter().flat_map(both).collect()
     }
 }
+
+kernel_params! {
+    /// Of `mse_grad_x`.
+    struct MseGradParams { a: ptr, b: ptr, dy: ptr, dx: ptr, count: u32, factor: f32 }
+}
+static FILE: KernelFile = kernel_file!("mse_grad", [MseGradParams]);
 
 #[cfg(test)]
 mod tests {

@@ -1,8 +1,10 @@
 //! Sum of the lengths of rows: what keeps word embeddings near the origin (DreamIdentity, equation 4: the norm is not squared).
 
+use super::lowering::Rows;
 use super::{Case, Cost, Fill, HostArray, HostIo, Ins, NormLossGrad, Op, each_dtype, filled, normal};
 use crate::graph::{Builder, GradCx, Grads};
 use crate::ops::host::by_reference;
+use crate::device::{Arch, KernelFile, KernelKey, Launch, Lowered, Slot, kernel_file, kernel_params, kernel_type};
 use crate::{DType, Result, Ty};
 
 /// `y = Σ over rows of √(Σ x²)`. Input: `x [..,C]`. Output: one f32, shape `[]`.
@@ -33,6 +35,18 @@ impl Op for NormLoss {
         Ok(vec![cx.when(0, || g.op(NormLossGrad, &inputs))?])
     }
 
+    fn lower(&self, ins: &[Option<Ty>], _outs: &[Ty], _arch: Arch) -> Result<Lowered> {
+        let Some(Some(x)) = ins.first() else { return Err(super::op_error::<Self>("x is required")) };
+        let (count, channels) = (x.shape.rows(), x.shape.last_axis());
+        let rows = Rows::new(&[x.dtype], count, channels)?;
+        let (y, lengths, rows_per_block) = (Slot::Out(0), Slot::Scratch(0), rows.rows_per_block as u32);
+        let params = NormLossParams { x: Slot::In(0), lengths, y, rows: count as u32, channels: channels as u32, rows_per_block };
+        let lengths = rows.launch(KernelKey::new(&FILE, "norm_loss_rows").define("T", kernel_type(x.dtype)), 0, params.pack());
+        let kernel = KernelKey { entry: "norm_loss_total", ..lengths.kernel.clone() };
+        let total = Launch { kernel, grid: [1; 3], block: [256, 1, 1], shared: 0, params: params.pack() };
+        Ok(Lowered { launches: vec![lengths, total], scratch: (4 * count).next_multiple_of(256) as u64 })
+    }
+
     fn cost(&self, ins: &[Option<Ty>], outs: &[Ty]) -> Cost {
         let elements = ins.first().copied().flatten().map_or(0, |x| x.shape.elements());
         Cost::touching(2 * elements as u64, ins, outs)
@@ -45,6 +59,12 @@ impl Op for NormLoss {
         })
     }
 }
+
+kernel_params! {
+    /// Of both entries of `norm_loss`.
+    struct NormLossParams { x: ptr, lengths: ptr, y: ptr, rows: u32, channels: u32, rows_per_block: u32 }
+}
+static FILE: KernelFile = kernel_file!("norm_loss", [NormLossParams]);
 
 #[cfg(test)]
 mod tests {

@@ -1,8 +1,10 @@
 //! Gradient of the sum of lengths.
 
 use super::host::by_reference;
+use super::lowering::Rows;
 use super::{Case, Cost, Fill, HostArray, HostIo, Ins, NormLoss, Op, filled, no_second_gradient, normal};
 use crate::graph::{Builder, GradCx, Grads};
+use crate::device::{Arch, KernelFile, KernelKey, Lowered, Slot, kernel_file, kernel_params, kernel_type};
 use crate::{DType, Result, Ty};
 
 /// `dx = dy · x / ‖x‖` of each row; 0 for a row of zeros, where the length has no gradient.
@@ -41,6 +43,15 @@ impl Op for NormLossGrad {
         no_second_gradient(cx)
     }
 
+    fn lower(&self, _ins: &[Option<Ty>], outs: &[Ty], _arch: Arch) -> Result<Lowered> {
+        let (dtype, count, channels) = (outs[0].dtype, outs[0].shape.rows(), outs[0].shape.last_axis());
+        let rows = Rows::new(&[dtype], count, channels)?;
+        let (x, dy, dx, rows_per_block) = (Slot::In(0), Slot::In(1), Slot::Out(0), rows.rows_per_block as u32);
+        let params = NormLossGradParams { x, dy, dx, rows: count as u32, channels: channels as u32, rows_per_block };
+        let kernel = KernelKey::new(&FILE, "norm_loss_grad_x").define("T", kernel_type(dtype));
+        Ok(rows.launch(kernel, 0, params.pack()).into())
+    }
+
     fn cost(&self, ins: &[Option<Ty>], outs: &[Ty]) -> Cost {
         Cost::elementwise(3, ins, outs)
     }
@@ -52,6 +63,12 @@ impl Op for NormLossGrad {
         cases
     }
 }
+
+kernel_params! {
+    /// Of `norm_loss_grad_x`.
+    struct NormLossGradParams { x: ptr, dy: ptr, dx: ptr, rows: u32, channels: u32, rows_per_block: u32 }
+}
+static FILE: KernelFile = kernel_file!("norm_loss_grad", [NormLossGradParams]);
 
 #[cfg(test)]
 mod tests {

@@ -1,8 +1,10 @@
 //! Gradient of scaling to unit length.
 
 use super::host::by_reference;
+use super::lowering::Rows;
 use super::{AnyOp, Case, Cost, HostArray, HostIo, Ins, Normalize, Op, no_second_gradient, normal};
 use crate::graph::{Builder, GradCx, Grads};
+use crate::device::{Arch, KernelFile, KernelKey, Lowered, Slot, kernel_file, kernel_params, kernel_type};
 use crate::{Result, Ty};
 
 /// `dx = (dy − y Σ y dy) / ‖x‖` of each row with `y = x / ‖x‖`; `dy / eps` for rows not longer than eps.
@@ -49,6 +51,22 @@ impl Op for NormalizeGrad {
         no_second_gradient(cx)
     }
 
+    fn lower(&self, _ins: &[Option<Ty>], outs: &[Ty], _arch: Arch) -> Result<Lowered> {
+        let (dtype, count, channels) = (outs[0].dtype, outs[0].shape.rows(), outs[0].shape.last_axis());
+        let rows = Rows::new(&[dtype], count, channels)?;
+        let params = NormalizeGradParams {
+            x: Slot::In(0),
+            dy: Slot::In(1),
+            dx: Slot::Out(0),
+            rows: count as u32,
+            channels: channels as u32,
+            rows_per_block: rows.rows_per_block as u32,
+            eps: self.eps,
+        };
+        let kernel = KernelKey::new(&FILE, "normalize_grad_x").define("T", kernel_type(dtype));
+        Ok(rows.launch(kernel, 0, params.pack()).into())
+    }
+
     fn cost(&self, ins: &[Option<Ty>], outs: &[Ty]) -> Cost {
         Cost::elementwise(7, ins, outs)
     }
@@ -61,6 +79,12 @@ impl Op for NormalizeGrad {
         Normalize::cases().into_iter().filter_map(gradient).collect()
     }
 }
+
+kernel_params! {
+    /// Of `normalize_grad_x`.
+    struct NormalizeGradParams { x: ptr, dy: ptr, dx: ptr, rows: u32, channels: u32, rows_per_block: u32, eps: f32 }
+}
+static FILE: KernelFile = kernel_file!("normalize_grad", [NormalizeGradParams]);
 
 #[cfg(test)]
 mod tests {

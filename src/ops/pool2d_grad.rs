@@ -1,8 +1,10 @@
 //! Gradient of pooling.
 
 use super::host::by_reference;
+use super::lowering::{access, count, flat};
 use super::{AnyOp, Case, Cost, HostArray, HostIo, Ins, Op, Pool2d, Pooling, no_second_gradient, normal};
 use crate::graph::{Builder, GradCx, Grads};
+use crate::device::{Arch, KernelFile, KernelKey, Lowered, Slot, kernel_file, kernel_params, kernel_type};
 use crate::{Result, Ty};
 
 /// Gradient of [`Pool2d`]: a maximum's goes to the first pixel that has it, row by row; a mean's is shared by the pixels of the window.
@@ -59,6 +61,31 @@ impl Op for Pool2dGrad {
         no_second_gradient(cx)
     }
 
+    fn lower(&self, ins: &[Option<Ty>], outs: &[Ty], _arch: Arch) -> Result<Lowered> {
+        let (dx, Some(Some(dy))) = (outs[0], ins.get(1)) else { return Err(super::op_error::<Self>("x and dy are required")) };
+        let (values, width) = (dx.shape.elements(), access(&[dx.dtype], dx.shape[3]));
+        let Pool2d { kind, kernel, stride, padding } = self.forward;
+        let mean = u32::from(kind == Pooling::Mean);
+        let params = Pool2dGradParams {
+            x: Slot::In(0),
+            dy: Slot::In(1),
+            dx: Slot::Out(0),
+            count: count(values)?,
+            height: count(dx.shape[1])?,
+            width: count(dx.shape[2])?,
+            channels: count(dx.shape[3])?,
+            out_height: count(dy.shape[1])?,
+            out_width: count(dy.shape[2])?,
+            kernel_height: count(kernel[0])?,
+            kernel_width: count(kernel[1])?,
+            stride: count(stride)?,
+            top: padding[0] as u32,
+            left: padding[1] as u32,
+        };
+        let kernel = KernelKey::new(&FILE, "pool2d_grad_x").define("T", kernel_type(dx.dtype)).define("V", width).define("MEAN", mean);
+        flat(kernel, values, width, params.pack())
+    }
+
     fn cost(&self, ins: &[Option<Ty>], outs: &[Ty]) -> Cost {
         Cost::elementwise((self.forward.kernel[0] * self.forward.kernel[1]) as u64, ins, outs)
     }
@@ -72,6 +99,15 @@ impl Op for Pool2dGrad {
         Pool2d::cases().into_iter().filter_map(gradient).collect()
     }
 }
+
+kernel_params! {
+    /// Of `pool2d_grad_x`.
+    struct Pool2dGradParams {
+        x: ptr, dy: ptr, dx: ptr, count: u32, height: u32, width: u32, channels: u32, out_height: u32, out_width: u32,
+        kernel_height: u32, kernel_width: u32, stride: u32, top: u32, left: u32,
+    }
+}
+static FILE: KernelFile = kernel_file!("pool2d_grad", [Pool2dGradParams]);
 
 #[cfg(test)]
 mod tests {

@@ -1,8 +1,10 @@
 //! Gradient of the nearest-neighbour resize that convolutions fold into their reads.
 
 use super::host::by_each;
+use super::lowering::{access, count, flat};
 use super::{Case, Cost, HostArray, HostIo, Ins, Op, each_dtype, no_second_gradient, normal};
 use crate::graph::{Builder, GradCx, Grads};
+use crate::device::{Arch, KernelFile, KernelKey, Lowered, Slot, kernel_file, kernel_params, kernel_type};
 use crate::{Result, Ty};
 
 /// `dx[y,x] = Σ` of `dy` over the pixels that show the pixel `(y, x)`; pixels that none shows get 0.
@@ -65,6 +67,24 @@ impl Op for ResizeGrad {
         no_second_gradient(cx)
     }
 
+    fn lower(&self, ins: &[Option<Ty>], outs: &[Ty], _arch: Arch) -> Result<Lowered> {
+        let (Some(dy), dx) = (ins[0], outs[0]) else { return Err(super::op_error::<Self>("dy is required")) };
+        let (values, width) = (dx.shape.elements(), access(&[dx.dtype], dx.shape[3]));
+        let [height, small_width] = self.size.map(|n| n as u32);
+        let params = ResizeGradParams {
+            dy: Slot::In(0),
+            dx: Slot::Out(0),
+            count: count(values)?,
+            height,
+            width: small_width,
+            large_height: count(dy.shape[1])?,
+            large_width: count(dy.shape[2])?,
+            channels: dx.shape[3] as u32,
+        };
+        let kernel = KernelKey::new(&FILE, "resize_grad_x").define("T", kernel_type(dx.dtype)).define("V", width);
+        flat(kernel, values, width, params.pack())
+    }
+
     fn cost(&self, ins: &[Option<Ty>], outs: &[Ty]) -> Cost {
         let elements = ins.first().copied().flatten().map_or(0, |x| x.shape.elements());
         Cost::touching(elements as u64, ins, outs)
@@ -82,6 +102,12 @@ impl Op for ResizeGrad {
         })
     }
 }
+
+kernel_params! {
+    /// Of `resize_grad_x`.
+    struct ResizeGradParams { dy: ptr, dx: ptr, count: u32, height: u32, width: u32, large_height: u32, large_width: u32, channels: u32 }
+}
+static FILE: KernelFile = kernel_file!("resize_grad", [ResizeGradParams]);
 
 #[cfg(test)]
 mod tests {

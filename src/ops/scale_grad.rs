@@ -1,8 +1,10 @@
 //! Gradient of a scaling that clamps.
 
 use super::host::by_each;
+use super::lowering::{access, count, flat, typed};
 use super::{AnyOp, Case, Cost, HostArray, HostIo, Ins, Op, Scale, no_second_gradient, normal};
 use crate::graph::{Builder, GradCx, Grads, Value};
+use crate::device::{Arch, KernelFile, KernelKey, Lowered, Slot, kernel_file, kernel_params};
 use crate::{Result, Ty};
 
 /// `dx = factor · dy` where `factor · x + offset` is inside the range, 0 where it was clamped.
@@ -54,6 +56,16 @@ impl Op for ScaleGrad {
         no_second_gradient(cx)
     }
 
+    fn lower(&self, ins: &[Option<Ty>], outs: &[Ty], _arch: Arch) -> Result<Lowered> {
+        let (dx, values) = (outs[0], outs[0].shape.elements());
+        let dy = ins[1].map_or(dx.dtype, |dy| dy.dtype);
+        let width = access(&[dx.dtype, dy], 16);
+        let Scale { factor, offset, range: [low, high], .. } = self.forward;
+        let (x, kernel) = (Slot::In(0), typed(KernelKey::new(&FILE, "scale_grad_x"), dx.dtype, dy).define("V", width));
+        let params = ScaleGradParams { x, dy: Slot::In(1), dx: Slot::Out(0), count: count(values)?, factor, offset, low, high };
+        flat(kernel, values, width, params.pack())
+    }
+
     fn cost(&self, ins: &[Option<Ty>], outs: &[Ty]) -> Cost {
         Cost::elementwise(3, ins, outs)
     }
@@ -67,6 +79,12 @@ impl Op for ScaleGrad {
         Scale::cases().into_iter().filter_map(gradient).collect()
     }
 }
+
+kernel_params! {
+    /// Of `scale_grad_x`.
+    struct ScaleGradParams { x: ptr, dy: ptr, dx: ptr, count: u32, factor: f32, offset: f32, low: f32, high: f32 }
+}
+static FILE: KernelFile = kernel_file!("scale_grad", [ScaleGradParams]);
 
 #[cfg(test)]
 mod tests {

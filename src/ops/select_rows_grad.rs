@@ -1,8 +1,10 @@
 //! Rows back in their place among zeros: the gradient of a selection.
 
+use super::lowering::{count, flat, unit};
 use super::{AnyOp, Case, Cost, HostArray, HostIo, Ins, Op, SelectRows, no_second_gradient, normal};
 use crate::device::cpu::copy;
 use crate::graph::{Builder, GradCx, Grads};
+use crate::device::{Arch, KernelFile, KernelKey, Lowered, Slot, kernel_file, kernel_params};
 use crate::{Result, Ty};
 
 /// `dx[:, start .. start + n, :] = dy`, 0 elsewhere. Input: `dy [B,n,C]`. Output: `[B,rows,C]` of its type.
@@ -46,6 +48,17 @@ impl Op for SelectRowsGrad {
         no_second_gradient(cx)
     }
 
+    fn lower(&self, ins: &[Option<Ty>], outs: &[Ty], _arch: Arch) -> Result<Lowered> {
+        let dx = outs[0];
+        let row = dx.shape.last_axis() * dx.dtype.size();
+        let unit = unit([row]);
+        let units = |rows: usize| (rows * row / unit) as u32;
+        let taken = units(ins[0].map_or(0, |dy| dy.shape[1]));
+        let (images, image, start) = (count(dx.shape[0])?, units(self.rows), units(self.start));
+        let params = SelectRowsGradParams { dy: Slot::In(0), dx: Slot::Out(0), images, image, start, taken };
+        flat(KernelKey::new(&FILE, "select_rows_grad_x").define("UNIT", unit), dx.bytes() / unit, 1, params.pack())
+    }
+
     fn cost(&self, ins: &[Option<Ty>], outs: &[Ty]) -> Cost {
         Cost::touching(0, ins, outs)
     }
@@ -59,6 +72,12 @@ impl Op for SelectRowsGrad {
         SelectRows::cases().into_iter().filter_map(gradient).collect()
     }
 }
+
+kernel_params! {
+    /// Of `select_rows_grad_x`: `image`, `start` and `taken` are units of dx.
+    struct SelectRowsGradParams { dy: ptr, dx: ptr, images: u32, image: u32, start: u32, taken: u32 }
+}
+static FILE: KernelFile = kernel_file!("select_rows_grad", [SelectRowsGradParams]);
 
 #[cfg(test)]
 mod tests {

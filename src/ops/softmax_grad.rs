@@ -1,8 +1,10 @@
 //! Gradient of the softmax over the last axis.
 
 use super::host::by_reference;
+use super::lowering::Rows;
 use super::{AnyOp, Case, Cost, Fill, HostArray, HostIo, Ins, Op, Softmax, filled, no_second_gradient, normal};
 use crate::graph::{Builder, GradCx, Grads};
+use crate::device::{Arch, KernelFile, KernelKey, Lowered, Slot, kernel_file, kernel_params, kernel_type};
 use crate::{Result, Ty};
 
 /// `dx = y (dy − Σ y dy)` of each row. Inputs: the softmax `y [..,C]`, `dy` of its type. Output: y's type.
@@ -38,6 +40,21 @@ impl Op for SoftmaxGrad {
         no_second_gradient(cx)
     }
 
+    fn lower(&self, _ins: &[Option<Ty>], outs: &[Ty], _arch: Arch) -> Result<Lowered> {
+        let (dtype, count, channels) = (outs[0].dtype, outs[0].shape.rows(), outs[0].shape.last_axis());
+        let rows = Rows::new(&[dtype], count, channels)?;
+        let params = SoftmaxGradParams {
+            y: Slot::In(0),
+            dy: Slot::In(1),
+            dx: Slot::Out(0),
+            rows: count as u32,
+            channels: channels as u32,
+            rows_per_block: rows.rows_per_block as u32,
+        };
+        let kernel = KernelKey::new(&FILE, "softmax_grad_x").define("T", kernel_type(dtype));
+        Ok(rows.launch(kernel, 0, params.pack()).into())
+    }
+
     fn cost(&self, ins: &[Option<Ty>], outs: &[Ty]) -> Cost {
         Cost::elementwise(4, ins, outs)
     }
@@ -52,6 +69,12 @@ impl Op for SoftmaxGrad {
         Softmax::cases().into_iter().filter_map(gradient).collect()
     }
 }
+
+kernel_params! {
+    /// Of `softmax_grad_x`.
+    struct SoftmaxGradParams { y: ptr, dy: ptr, dx: ptr, rows: u32, channels: u32, rows_per_block: u32 }
+}
+static FILE: KernelFile = kernel_file!("softmax_grad", [SoftmaxGradParams]);
 
 #[cfg(test)]
 mod tests {

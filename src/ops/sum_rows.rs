@@ -1,10 +1,12 @@
 //! Sum over the middle axis: gradients of what is added to many rows.
 
+use super::lowering::{Spans, count, typed};
 use super::{Case, Cost, HostArray, HostIo, Ins, MeanRowsGrad, Op, each_dtype, normal, unsupported};
 use crate::device::cpu::pool::sum_rows;
 use crate::device::cpu::simd::Elem;
 use crate::graph::{Builder, GradCx, Grads, Value};
 use crate::ops::Reshape;
+use crate::device::{Arch, KernelFile, KernelKey, Launch, Lowered, Slot, kernel_file, kernel_params};
 use crate::{DType, Result, Shape, Ty};
 use half::bf16;
 
@@ -63,6 +65,27 @@ impl Op for SumRows {
         Ok(vec![cx.when(0, || g.op(MeanRowsGrad { rows: x.shape[1], scale: 1.0, dtype: x.dtype }, &[Some(dy)]))?])
     }
 
+    fn lower(&self, ins: &[Option<Ty>], _outs: &[Ty], _arch: Arch) -> Result<Lowered> {
+        let Some(Some(x)) = ins.first() else { return Err(super::op_error::<Self>("x is required")) };
+        let (images, rows, channels) = (count(x.shape[0])?, count(x.shape[1])?, count(x.shape[2])?);
+        let spans = Spans::new(&[x.dtype, DType::F32], rows as usize, channels as usize, images as usize);
+        let params = SumRowsParams {
+            x: Slot::In(0),
+            partial: Slot::Scratch(0),
+            y: Slot::Out(0),
+            images,
+            rows,
+            channels,
+            span: spans.span as u32,
+            spans: spans.count as u32,
+        };
+        let kernel = |entry| typed(KernelKey::new(&FILE, entry), x.dtype, self.dtype).define("V", spans.vector);
+        let parts = spans.launch(kernel("sum_rows_spans"), params.pack());
+        let blocks = (images * channels).div_ceil(256);
+        let total = Launch { kernel: kernel("sum_rows_total"), grid: [blocks, 1, 1], block: [256, 1, 1], shared: 0, params: params.pack() };
+        Ok(Lowered { launches: vec![parts, total], scratch: spans.scratch(1) })
+    }
+
     fn cost(&self, ins: &[Option<Ty>], outs: &[Ty]) -> Cost {
         let flops = ins.first().copied().flatten().map_or(0, |x| x.shape.elements()) as u64;
         Cost::touching(flops, ins, outs)
@@ -87,6 +110,12 @@ fn run<T: Elem, Y: Elem>(io: &mut HostIo<'_>) -> Result<()> {
     sum_rows(io.cpu, x.ty.shape[0], x.ty.shape[2], x.values::<T>()?, io.outs[0].values::<Y>()?);
     Ok(())
 }
+
+kernel_params! {
+    /// Of both entries of `sum_rows`.
+    struct SumRowsParams { x: ptr, partial: ptr, y: ptr, images: u32, rows: u32, channels: u32, span: u32, spans: u32 }
+}
+static FILE: KernelFile = kernel_file!("sum_rows", [SumRowsParams]);
 
 #[cfg(test)]
 mod tests {

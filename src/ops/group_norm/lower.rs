@@ -33,12 +33,15 @@ pub(super) fn launches(op: &GroupNorm, x: &Ty, arch: Arch) -> Result<Lowered> {
         Some(cut) => Ok(launch(op, x, &sizes, &cut, "group_norm_slab", cut.shared(&sizes)).into()),
         None => {
             let cut = sizes.spans();
-            let statistics = launch(op, x, &sizes, &cut, "group_norm_statistics", 4 * (cut.constants(&sizes) + 2 * cut.sums()));
             let apply = launch(op, x, &sizes, &cut, "group_norm_apply", 4 * cut.constants(&sizes));
-            let partial = sizes.images * op.groups * sizes.pixels.div_ceil(cut.span) * 8;
-            Ok(Lowered { launches: vec![statistics, apply], scratch: partial.next_multiple_of(256) as u64 })
+            Ok(Lowered { launches: vec![statistics(op, x, &sizes, &cut), apply], scratch: cut.pairs(&sizes) })
         }
     }
+}
+
+/// The launch that writes mean and squared distances of each group and span to the start of the workspace.
+pub(in crate::ops) fn statistics(op: &GroupNorm, x: &Ty, sizes: &Sizes, cut: &Cut) -> Launch {
+    launch(op, x, sizes, cut, "group_norm_statistics", 4 * (cut.constants(sizes) + 2 * cut.sums()))
 }
 
 /// Shared memory that a block can ask for: CUDA C++ programming guide, technical specifications per compute capability.
@@ -50,30 +53,38 @@ fn shared_limit(arch: Arch) -> usize {
     }
 }
 
-struct Sizes {
-    images: usize,
-    pixels: usize,
-    channels: usize,
+pub(in crate::ops) struct Sizes {
+    /// First axis.
+    pub(in crate::ops) images: usize,
+    /// All axes between the first and the last.
+    pub(in crate::ops) pixels: usize,
+    /// Last axis.
+    pub(in crate::ops) channels: usize,
     groups: usize,
     /// Channels of a group.
-    width: usize,
+    pub(in crate::ops) width: usize,
     /// Bytes of a value.
     bytes: usize,
 }
 
 /// What a block takes, and its threads.
-struct Cut {
-    chunk: usize,
-    span: usize,
-    vector: usize,
-    lanes: usize,
-    rows: usize,
+pub(in crate::ops) struct Cut {
+    /// Channels.
+    pub(in crate::ops) chunk: usize,
+    /// Pixels.
+    pub(in crate::ops) span: usize,
+    /// Channels of a thread.
+    pub(in crate::ops) vector: usize,
+    /// Threads over channels.
+    pub(in crate::ops) lanes: usize,
+    /// Threads over pixels.
+    pub(in crate::ops) rows: usize,
     /// Bytes of its pixels in shared memory.
     slab: usize,
 }
 
 impl Sizes {
-    fn new(op: &GroupNorm, x: &Ty) -> Self {
+    pub(in crate::ops) fn new(op: &GroupNorm, x: &Ty) -> Self {
         let (images, channels) = (x.shape[0], x.shape.last_axis());
         let pixels = x.shape.elements() / images / channels;
         Self { images, pixels, channels, groups: op.groups, width: channels / op.groups, bytes: x.dtype.size() }
@@ -97,7 +108,7 @@ impl Sizes {
     }
 
     /// Blocks of whole sectors, at least four where there are as many, and of enough spans to fill the device.
-    fn spans(&self) -> Cut {
+    pub(in crate::ops) fn spans(&self) -> Cut {
         let wide = |g: &usize| self.useful(*g) > 0.99 && g * self.width * self.bytes >= 4 * SECTOR;
         let groups = divisors(self.groups).find(wide).unwrap_or(self.groups);
         let cut = self.cut(groups, self.pixels, SPAN_THREADS);
@@ -122,8 +133,18 @@ impl Cut {
     }
 
     /// Floats that the rows of threads sum in.
-    fn sums(&self) -> usize {
+    pub(in crate::ops) fn sums(&self) -> usize {
         self.rows * self.chunk
+    }
+
+    /// Blocks over pixels, channels and images.
+    pub(in crate::ops) fn grid(&self, sizes: &Sizes) -> [u32; 3] {
+        [sizes.pixels.div_ceil(self.span), sizes.channels / self.chunk, sizes.images].map(|n| n as u32)
+    }
+
+    /// Bytes of two floats for each group and span, a multiple of 256.
+    pub(in crate::ops) fn pairs(&self, sizes: &Sizes) -> u64 {
+        (8 * sizes.images * sizes.groups * sizes.pixels.div_ceil(self.span)).next_multiple_of(256) as u64
     }
 
     /// Bytes of shared memory of a block that keeps its slab.
@@ -162,13 +183,12 @@ fn launch(op: &GroupNorm, x: &Ty, sizes: &Sizes, cut: &Cut, entry: &'static str,
         slab_bytes: cut.slab as u32,
         eps: op.eps,
     };
-    let grid = [sizes.pixels.div_ceil(cut.span), sizes.channels / cut.chunk, sizes.images].map(|n| n as u32);
     Launch {
         kernel: KernelKey::new(&FILE, entry)
             .define("T", kernel_type(x.dtype))
             .define("V", cut.vector)
             .define("SILU", u32::from(op.silu)),
-        grid,
+        grid: cut.grid(sizes),
         block: [cut.lanes as u32, cut.rows as u32, 1],
         shared: shared as u32,
         params: params.pack(),
