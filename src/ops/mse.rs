@@ -4,7 +4,7 @@ use super::lowering::{ENOUGH_BLOCKS, access, count, typed};
 use super::{Case, Cost, HostArray, HostIo, Ins, MseGrad, Op, normal};
 use crate::graph::{Builder, GradCx, Grads};
 use crate::ops::host::by_reference;
-use crate::device::{Arch, KernelFile, KernelKey, Launch, Lowered, Slot, kernel_file, kernel_params, kernel_type};
+use crate::device::{Arch, KernelFile, KernelKey, Launch, Lowered, Slot, kernel_file, kernel_params};
 use crate::{DType, Result, Ty};
 
 /// `y = mean((a − b)²)` over all elements.
