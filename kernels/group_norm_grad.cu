@@ -89,6 +89,7 @@ extern "C" __global__ void __launch_bounds__(384) group_norm_grad_sums(const __g
     for (u32 c = threadIdx.x * V; c < p.chunk; c += blockDim.x * V) {
         Channels channels(p, s, c);
         float g_sum[V] = {}, gn_sum[V] = {};
+#pragma unroll 2
         for (u32 pixel = threadIdx.y; pixel < span; pixel += blockDim.y) {
             float n[V], g[V];
             load(n, x + u64(pixel) * p.channels + c);
@@ -175,6 +176,7 @@ extern "C" __global__ void __launch_bounds__(384) group_norm_grad_x(const __grid
             plain[j] = s.totals[(c + j) / p.width * 2];
             along[j] = s.totals[(c + j) / p.width * 2 + 1];
         }
+#pragma unroll 2
         for (u32 pixel = threadIdx.y; pixel < span; pixel += blockDim.y) {
             float n[V], g[V];
             load(n, x + u64(pixel) * p.channels + c);

@@ -1,8 +1,10 @@
 //! Gradient of adding noise.
 
 use super::host::by_reference;
+use super::lowering::count;
 use super::{AddNoise, AnyOp, Case, Cost, HostArray, HostIo, Ins, Op, no_second_gradient, normal};
 use crate::graph::{Builder, GradCx, Grads};
+use crate::device::{Arch, KernelFile, KernelKey, Launch, Lowered, Slot, kernel_file, kernel_params, kernel_type};
 use crate::{DType, Result, Ty};
 
 /// Gradients of [`AddNoise`] in x, noise and coefficients.
@@ -47,6 +49,23 @@ impl Op for AddNoiseGrad {
         no_second_gradient(cx)
     }
 
+    fn lower(&self, ins: &[Option<Ty>], outs: &[Ty], _arch: Arch) -> Result<Lowered> {
+        let (images, values) = (outs[0].shape[0], outs[0].shape.elements());
+        let dtype = ins[3].map_or(DType::F32, |dy| dy.dtype);
+        let params = AddNoiseGradParams {
+            x: Slot::In(0),
+            noise: Slot::In(1),
+            coefficients: Slot::In(2),
+            dy: Slot::In(3),
+            dx: Slot::Out(0),
+            dnoise: Slot::Out(1),
+            dcoefficients: Slot::Out(2),
+            image: count(values)? / count(images)?,
+        };
+        let kernel = KernelKey::new(&FILE, "add_noise_grad_all").define("T", kernel_type(dtype));
+        Ok(Launch { kernel, grid: [images as u32, 1, 1], block: [256, 1, 1], shared: 0, params: params.pack() }.into())
+    }
+
     fn cost(&self, ins: &[Option<Ty>], outs: &[Ty]) -> Cost {
         Cost::elementwise(6, ins, outs)
     }
@@ -59,6 +78,12 @@ impl Op for AddNoiseGrad {
         AddNoise::cases().into_iter().filter_map(gradient).collect()
     }
 }
+
+kernel_params! {
+    /// Of `add_noise_grad_all`; `image` is the number of values of one.
+    struct AddNoiseGradParams { x: ptr, noise: ptr, coefficients: ptr, dy: ptr, dx: ptr, dnoise: ptr, dcoefficients: ptr, image: u32 }
+}
+static FILE: KernelFile = kernel_file!("add_noise_grad", [AddNoiseGradParams]);
 
 #[cfg(test)]
 mod tests {

@@ -1,8 +1,10 @@
 //! Gradient of scale and shift per channel.
 
 use super::host::by_reference;
+use super::lowering::{Spans, activation, count};
 use super::{Activation, Affine, AnyOp, Case, Cost, HostArray, HostIo, Ins, Op, no_second_gradient, normal};
 use crate::graph::{Builder, GradCx, Grads};
+use crate::device::{Arch, KernelFile, KernelKey, Launch, Lowered, Slot, kernel_file, kernel_params, kernel_type};
 use crate::{DType, Result, Ty};
 
 /// Gradients of [`Affine`] in all its inputs.
@@ -73,6 +75,42 @@ impl Op for AffineGrad {
         no_second_gradient(cx)
     }
 
+    fn lower(&self, ins: &[Option<Ty>], outs: &[Ty], _arch: Arch) -> Result<Lowered> {
+        let (x, (act, leak)) = (outs[0], activation(self.act));
+        let (rows, channels) = (count(x.shape.rows())?, count(x.shape.last_axis())?);
+        let spans = Spans::new(&[x.dtype, DType::F32], rows as usize, channels as usize, 1);
+        let params = AffineGradParams {
+            x: Slot::In(0),
+            mean: Slot::In(1),
+            variance: Slot::In(2),
+            weight: Slot::In(3),
+            bias: Slot::In(4),
+            slope: Slot::optional(ins, 5),
+            dy: Slot::In(6),
+            dx: Slot::Out(0),
+            dmean: Slot::Out(1),
+            dvariance: Slot::Out(2),
+            dweight: Slot::Out(3),
+            dbias: Slot::Out(4),
+            dslope: if outs.len() > 5 { Slot::Out(5) } else { Slot::Null },
+            partial: Slot::Scratch(0),
+            rows,
+            channels,
+            span: spans.span as u32,
+            spans: spans.count as u32,
+            eps: self.eps,
+            leak,
+        };
+        let kernel = |entry| {
+            let kernel = KernelKey::new(&FILE, entry).define("T", kernel_type(x.dtype));
+            kernel.define("V", spans.vector).define("ACT", act)
+        };
+        let parts = spans.launch(kernel("affine_grad_x"), params.pack());
+        let grid = [channels.div_ceil(256), 1, 1];
+        let total = Launch { kernel: kernel("affine_grad_total"), grid, block: [256, 1, 1], shared: 0, params: params.pack() };
+        Ok(Lowered { launches: vec![parts, total], scratch: spans.scratch(3) })
+    }
+
     fn cost(&self, ins: &[Option<Ty>], outs: &[Ty]) -> Cost {
         Cost::elementwise(12, ins, outs)
     }
@@ -88,6 +126,16 @@ impl Op for AffineGrad {
         Affine::cases().into_iter().filter_map(gradient).collect()
     }
 }
+
+kernel_params! {
+    /// Of both entries of `affine_grad`; `leak` is the slope of LeakyReLU.
+    struct AffineGradParams {
+        x: ptr, mean: ptr, variance: ptr, weight: ptr, bias: ptr, slope: ptr, dy: ptr,
+        dx: ptr, dmean: ptr, dvariance: ptr, dweight: ptr, dbias: ptr, dslope: ptr, partial: ptr,
+        rows: u32, channels: u32, span: u32, spans: u32, eps: f32, leak: f32,
+    }
+}
+static FILE: KernelFile = kernel_file!("affine_grad", [AffineGradParams]);
 
 #[cfg(test)]
 mod tests {

@@ -1,8 +1,10 @@
 //! Gradient of one guided DDIM update.
 
 use super::host::by_reference;
+use super::lowering::{ENOUGH_BLOCKS, count};
 use super::{AnyOp, Case, Cost, DdimStep, HostArray, HostIo, Ins, Op, no_second_gradient, normal};
 use crate::graph::{Builder, GradCx, Grads};
+use crate::device::{Arch, KernelFile, KernelKey, Launch, Lowered, Slot, kernel_file, kernel_params, kernel_type};
 use crate::{Result, Ty};
 
 /// Gradients of [`DdimStep`] in all its inputs.
@@ -65,6 +67,33 @@ impl Op for DdimStepGrad {
         no_second_gradient(cx)
     }
 
+    fn lower(&self, ins: &[Option<Ty>], outs: &[Ty], _arch: Arch) -> Result<Lowered> {
+        let (values, guided) = (outs[0].shape.elements(), outs.len() == 4);
+        let span = values.div_ceil(ENOUGH_BLOCKS).next_multiple_of(256) as u32;
+        let spans = count(values)?.div_ceil(span);
+        let params = DdimStepGradParams {
+            x: Slot::In(0),
+            eps: Slot::In(1),
+            coefficients: Slot::In(2),
+            guidance: Slot::optional(ins, 3),
+            dy: Slot::In(4),
+            dx: Slot::Out(0),
+            deps: Slot::Out(1),
+            dcoefficients: Slot::Out(2),
+            dguidance: if guided { Slot::Out(3) } else { Slot::Null },
+            partial: Slot::Scratch(0),
+            count: values as u32,
+            span,
+            spans,
+        };
+        let launch = |entry, blocks| {
+            let kernel = KernelKey::new(&FILE, entry).define("T", kernel_type(outs[1].dtype)).define("GUIDED", u32::from(guided));
+            Launch { kernel, grid: [blocks, 1, 1], block: [256, 1, 1], shared: 0, params: params.pack() }
+        };
+        let launches = vec![launch("ddim_step_grad_parts", spans), launch("ddim_step_grad_total", 1)];
+        Ok(Lowered { launches, scratch: u64::from(20 * spans).next_multiple_of(256) })
+    }
+
     fn cost(&self, ins: &[Option<Ty>], outs: &[Ty]) -> Cost {
         Cost::elementwise(20, ins, outs)
     }
@@ -80,6 +109,15 @@ impl Op for DdimStepGrad {
         DdimStep::cases().into_iter().filter_map(gradient).collect()
     }
 }
+
+kernel_params! {
+    /// Of both entries of `ddim_step_grad`.
+    struct DdimStepGradParams {
+        x: ptr, eps: ptr, coefficients: ptr, guidance: ptr, dy: ptr, dx: ptr, deps: ptr, dcoefficients: ptr, dguidance: ptr, partial: ptr,
+        count: u32, span: u32, spans: u32,
+    }
+}
+static FILE: KernelFile = kernel_file!("ddim_step_grad", [DdimStepGradParams]);
 
 #[cfg(test)]
 mod tests {

@@ -70,7 +70,7 @@ impl Op for LayerNormGrad {
 
     fn lower(&self, _ins: &[Option<Ty>], outs: &[Ty], _arch: Arch) -> Result<Lowered> {
         let (dtype, count, channels) = (outs[0].dtype, outs[0].shape.rows(), outs[0].shape.last_axis());
-        let rows = Rows::new(&[dtype, DType::F32], count, channels)?;
+        let rows = Rows::holding(2, &[dtype, DType::F32], count, channels)?;
         let spans = Spans::new(&[dtype, DType::F32], count, channels, 1);
         let of_parameters = |slot| if self.parameters { slot } else { Slot::Null };
         let params = LayerNormGradParams {

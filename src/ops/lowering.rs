@@ -110,19 +110,25 @@ pub(crate) struct Rows {
 }
 
 impl Rows {
-    /// Values of a row that a thread may hold.
+    /// Values that a thread may hold.
     const HELD: usize = 48;
 
     /// For `rows` rows of `channels`, read in values of `types`.
     pub(crate) fn new(types: &[DType], rows: usize, channels: usize) -> Result<Self> {
+        Self::holding(1, types, rows, channels)
+    }
+
+    /// The same for a kernel that holds a row of each of `tensors` tensors.
+    pub(crate) fn holding(tensors: usize, types: &[DType], rows: usize, channels: usize) -> Result<Self> {
+        let held = Self::HELD / tensors;
         count(rows)?;
         let vector = access(types, channels);
         let all = channels / vector;
         let mut lanes = all.next_power_of_two().min(32);
-        while all.div_ceil(lanes) * vector > Self::HELD && lanes < 1024 {
+        while all.div_ceil(lanes) * vector > held && lanes < 1024 {
             lanes *= 2;
         }
-        if all.div_ceil(lanes) * vector > 2 * Self::HELD {
+        if all.div_ceil(lanes) * vector > 2 * held {
             return Err(Error::Graph(format!("a row of {channels} values is more than a CUDA block holds; run it on --device cpu")));
         }
         let at_once = if lanes > 32 { 1 } else { THREADS / lanes };

@@ -53,7 +53,7 @@ impl Op for NormalizeGrad {
 
     fn lower(&self, _ins: &[Option<Ty>], outs: &[Ty], _arch: Arch) -> Result<Lowered> {
         let (dtype, count, channels) = (outs[0].dtype, outs[0].shape.rows(), outs[0].shape.last_axis());
-        let rows = Rows::new(&[dtype], count, channels)?;
+        let rows = Rows::holding(2, &[dtype], count, channels)?;
         let params = NormalizeGradParams {
             x: Slot::In(0),
             dy: Slot::In(1),

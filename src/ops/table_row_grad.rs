@@ -1,8 +1,10 @@
 //! Gradient of choosing one row of a table.
 
 use super::host::by_reference;
+use super::lowering::{count, flat};
 use super::{AnyOp, Case, Cost, HostArray, HostIo, Ins, Op, TableRow, no_second_gradient, normal};
 use crate::graph::{Builder, GradCx, Grads};
+use crate::device::{Arch, KernelFile, KernelKey, Lowered, Slot, kernel_file, kernel_params};
 use crate::{DType, Result, Shape, Ty};
 
 /// `dtable[index] = Σ over rows of dy`, 0 elsewhere, and everywhere if the index is outside.
@@ -50,6 +52,14 @@ impl Op for TableRowGrad {
         no_second_gradient(cx)
     }
 
+    fn lower(&self, ins: &[Option<Ty>], outs: &[Ty], _arch: Arch) -> Result<Lowered> {
+        let (values, rows) = (outs[0].shape.elements(), count(self.rows)?);
+        let batch = count(ins[0].map_or(0, |dy| dy.shape[0]))?;
+        let (dy, index, dtable) = (Slot::In(0), Slot::In(1), Slot::Out(0));
+        let params = TableRowGradParams { dy, index, dtable, rows, width: count(values)? / rows, batch };
+        flat(KernelKey::new(&FILE, "table_row_grad_table"), values, 1, params.pack())
+    }
+
     fn cost(&self, ins: &[Option<Ty>], outs: &[Ty]) -> Cost {
         Cost::touching(0, ins, outs)
     }
@@ -64,6 +74,12 @@ impl Op for TableRowGrad {
         TableRow::cases().into_iter().filter_map(gradient).collect()
     }
 }
+
+kernel_params! {
+    /// Of `table_row_grad_table`.
+    struct TableRowGradParams { dy: ptr, index: ptr, dtable: ptr, rows: u32, width: u32, batch: u32 }
+}
+static FILE: KernelFile = kernel_file!("table_row_grad", [TableRowGradParams]);
 
 #[cfg(test)]
 mod tests {

@@ -14,10 +14,6 @@ pub(crate) const NOT_LOWERED: &[&str] = &[
     "linear_grad",
     "conv2d_grad",
     "attention_grad",
-    "affine_grad",
-    "table_row_grad",
-    "ddim_step_grad",
-    "add_noise_grad",
 ];
 
 /// Types of the inputs and outputs of a case.
