@@ -5,9 +5,9 @@
 //                   Where that does not fit or would leave the device idle, two launches on a grid (spans of pixels, chunks, images):
 //                   group_norm_statistics: mean and sum of squared distances of each group and span, written to workspace;
 //                   group_norm_apply: merges the spans of its groups, then normalises its own pixels
-// Shared memory     slab: chunk x P values of T; floats: three per channel, two per group, and one (slab) or two (statistics) per
+// Shared memory     slab: chunk x P values of T; floats: four per channel, three per group, and one (slab) or two (statistics) per
 //                   channel and row of threads. Values of channel c lie at `place(c)`, so that neighbouring threads use neighbouring banks
-// Numerics          f32. Slab: the mean first, then squared distances from it. Statistics: Welford in each thread; (count, mean,
+// Numerics          f32, all relative to one value of the group (its origin), so that values far from zero keep their digits. Slab: the mean first, then squared distances from it. Statistics: Welford in each thread; (count, mean,
 //                   squared distances) are merged by Chan's formula in a fixed order: nothing cancels and bits do not vary
 // Specialised by    T, V (channels of a thread, which divides the chunk), SILU
 // Entries           group_norm_slab, group_norm_statistics, group_norm_apply
@@ -23,16 +23,18 @@ extern __shared__ uint4 shared_bytes[];
 /// Shared memory of a block.
 struct Shared {
     T *slab;
-    float *mean, *scale, *shift; // of each channel
-    float *groups;               // pairs
-    float *sums;                 // [rows of threads][chunk], once or twice
+    float *origin, *mean, *scale, *shift; // of each channel
+    float *origins, *groups;              // of each group; the latter pairs
+    float *sums;                          // [rows of threads][chunk], once or twice
 
     explicit Shared(const GroupNormParams &p) {
         slab = reinterpret_cast<T *>(shared_bytes);
-        mean = reinterpret_cast<float *>(reinterpret_cast<u8 *>(shared_bytes) + p.slab_bytes);
+        origin = reinterpret_cast<float *>(reinterpret_cast<u8 *>(shared_bytes) + p.slab_bytes);
+        mean = origin + p.chunk;
         scale = mean + p.chunk;
         shift = scale + p.chunk;
-        groups = shift + p.chunk;
+        origins = shift + p.chunk;
+        groups = origins + p.chunk / p.width;
         sums = groups + p.chunk / p.width * 2;
     }
 };
@@ -51,12 +53,13 @@ __forceinline__ void store_placed(const GroupNormParams &p, float *values, const
     for (int j = 0; j < V; j++) values[j * (p.chunk / V) + c / V] = x[j];
 }
 
-/// Mean, scale and shift of each channel from its group's mean and 1 / sqrt(variance + eps).
+/// Origin, mean, scale and shift of each channel from its group's mean and 1 / sqrt(variance + eps).
 __forceinline__ void set_channels(const GroupNormParams &p, const Shared &s, u32 first) {
     const float *weight = p.weight, *bias = p.bias;
     for (u32 c = thread_of_block(); c < p.chunk; c += threads_of_block()) {
         const float *group = s.groups + c / p.width * 2;
         u32 at = place(p, c);
+        s.origin[at] = s.origins[c / p.width];
         s.mean[at] = group[0];
         s.scale[at] = group[1] * weight[first + c];
         s.shift[at] = bias[first + c];
@@ -64,10 +67,17 @@ __forceinline__ void set_channels(const GroupNormParams &p, const Shared &s, u32
     __syncthreads();
 }
 
+/// The origins of the groups of the V channels from c on.
+__forceinline__ void load_origins(const GroupNormParams &p, const Shared &s, float (&origin)[V], u32 c) {
+#pragma unroll
+    for (int j = 0; j < V; j++) origin[j] = s.origins[(c + j) / p.width];
+}
+
 /// Normalises pixels 0 .. pixels of the chunk: `from` has a pitch of its own, `to` that of the image.
 __forceinline__ void normalise(const GroupNormParams &p, const Shared &s, const T *from, u32 pitch, T *to, u32 pixels) {
     for (u32 c = threadIdx.x * V; c < p.chunk; c += blockDim.x * V) {
-        float mean[V], scale[V], shift[V];
+        float origin[V], mean[V], scale[V], shift[V];
+        load_placed(p, origin, s.origin, c);
         load_placed(p, mean, s.mean, c);
         load_placed(p, scale, s.scale, c);
         load_placed(p, shift, s.shift, c);
@@ -77,7 +87,7 @@ __forceinline__ void normalise(const GroupNormParams &p, const Shared &s, const 
             load(v, from + u64(pixel) * pitch + c);
 #pragma unroll
             for (int j = 0; j < V; j++) {
-                v[j] = fmaf(v[j] - mean[j], scale[j], shift[j]);
+                v[j] = fmaf(v[j] - origin[j] - mean[j], scale[j], shift[j]);
                 if constexpr (SILU) v[j] = activate<ACT_SILU>(v[j]);
             }
             store(to + u64(pixel) * p.channels + c, v);
@@ -110,29 +120,35 @@ extern "C" __global__ void __launch_bounds__(512) group_norm_slab(const __grid_c
     u64 image = u64(blockIdx.z) * p.pixels * p.channels + first;
     const T *x = static_cast<const T *>(p.x) + image;
     float each = 1.0f / (float(p.pixels) * float(p.width));
+    set_origins(x, p.chunk / p.width, p.width, s.origins);
 
     for (u32 c = threadIdx.x * V; c < p.chunk; c += blockDim.x * V) {
-        float sum[V] = {};
+        float sum[V] = {}, origin[V];
+        load_origins(p, s, origin, c);
 #pragma unroll 4
         for (u32 pixel = threadIdx.y; pixel < p.pixels; pixel += blockDim.y) {
             Vec<T, V> v = Vec<T, V>::load(x + u64(pixel) * p.channels + c);
             v.store(s.slab + pixel * p.chunk + c);
 #pragma unroll
-            for (int j = 0; j < V; j++) sum[j] += v[j];
+            for (int j = 0; j < V; j++) sum[j] += v[j] - origin[j];
         }
         store_placed(p, s.sums + threadIdx.y * p.chunk, sum, c);
     }
     sum_groups(p, s.sums, s.groups, each);
 
     for (u32 c = threadIdx.x * V; c < p.chunk; c += blockDim.x * V) {
-        float sum[V] = {}, mean[V];
+        float sum[V] = {}, origin[V], mean[V];
+        load_origins(p, s, origin, c);
 #pragma unroll
         for (int j = 0; j < V; j++) mean[j] = s.groups[(c + j) / p.width * 2];
 #pragma unroll 4
         for (u32 pixel = threadIdx.y; pixel < p.pixels; pixel += blockDim.y) {
             Vec<T, V> v = Vec<T, V>::load(s.slab + pixel * p.chunk + c);
 #pragma unroll
-            for (int j = 0; j < V; j++) sum[j] = fmaf(v[j] - mean[j], v[j] - mean[j], sum[j]);
+            for (int j = 0; j < V; j++) {
+                float distance = v[j] - origin[j] - mean[j];
+                sum[j] = fmaf(distance, distance, sum[j]);
+            }
         }
         store_placed(p, s.sums + threadIdx.y * p.chunk, sum, c);
     }
@@ -155,10 +171,13 @@ extern "C" __global__ void __launch_bounds__(512) group_norm_statistics(const __
     float *means = s.sums, *squares = s.sums + blockDim.y * p.chunk;
     u32 start = blockIdx.x * p.span, span = min(p.span, p.pixels - start);
     u32 first = blockIdx.y * p.chunk;
-    const T *x = static_cast<const T *>(p.x) + (u64(blockIdx.z) * p.pixels + start) * p.channels + first;
+    const T *image = static_cast<const T *>(p.x) + u64(blockIdx.z) * p.pixels * p.channels + first;
+    const T *x = image + u64(start) * p.channels;
+    set_origins(image, p.chunk / p.width, p.width, s.origins);
 
     for (u32 c = threadIdx.x * V; c < p.chunk; c += blockDim.x * V) {
-        float mean[V] = {}, square[V] = {}, seen = 0.0f;
+        float mean[V] = {}, square[V] = {}, origin[V], seen = 0.0f;
+        load_origins(p, s, origin, c);
 #pragma unroll 4
         for (u32 pixel = threadIdx.y; pixel < span; pixel += blockDim.y) {
             float v[V];
@@ -167,9 +186,9 @@ extern "C" __global__ void __launch_bounds__(512) group_norm_statistics(const __
             float part = ptx::rcp(seen);
 #pragma unroll
             for (int j = 0; j < V; j++) {
-                float delta = v[j] - mean[j];
+                float value = v[j] - origin[j], delta = value - mean[j];
                 mean[j] = fmaf(delta, part, mean[j]);
-                square[j] = fmaf(delta, v[j] - mean[j], square[j]);
+                square[j] = fmaf(delta, value - mean[j], square[j]);
             }
         }
         store_placed(p, means + threadIdx.y * p.chunk, mean, c);
@@ -201,6 +220,7 @@ extern "C" __global__ void __launch_bounds__(512) group_norm_statistics(const __
 extern "C" __global__ void __launch_bounds__(512) group_norm_apply(const __grid_constant__ GroupNormParams p) {
     Shared s(p);
     u32 start = blockIdx.x * p.span, first = blockIdx.y * p.chunk;
+    set_origins(static_cast<const T *>(p.x) + u64(blockIdx.z) * p.pixels * p.channels + first, p.chunk / p.width, p.width, s.origins);
     Place place = {blockIdx.z, first / p.width, p.channels / p.width, gridDim.x, p.span, p.pixels, p.width};
     merge_spans(place, p.partial, p.eps, p.chunk / p.width, s.groups);
     set_channels(p, s, first);

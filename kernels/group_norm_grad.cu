@@ -6,9 +6,9 @@
 //                   group_norm_grad_sums: sums of g and g n per channel and, weighted, per group, of each span, written to workspace;
 //                   group_norm_grad_x: merges the spans of its groups, then dx of its own pixels;
 //                   group_norm_grad_total: one thread per channel adds images and spans for dweight and dbias
-// Shared memory     floats: four per channel, two or four per group; sums: two per channel and row of threads.
+// Shared memory     floats: five per channel, five per group; sums: two per channel and row of threads.
 //                   Values of channel c lie at `place(c)`, so that neighbouring threads use neighbouring banks
-// Numerics          f32; statistics are merged as in group_norm.cu, sums are added in an order that depends on the shape alone
+// Numerics          f32, relative to the groups' origins; statistics are merged as in group_norm.cu, sums are added in an order that depends on the shape alone
 // Specialised by    T, V (channels of a thread, which divides the chunk), SILU, PARAMETERS (write the sums per channel too)
 // Entries           group_norm_grad_sums, group_norm_grad_x, group_norm_grad_total
 // Gradient          none
@@ -22,16 +22,18 @@ extern __shared__ float4 shared_floats[];
 
 /// Shared memory of a block.
 struct Shared {
-    float *mean, *scale, *weight, *bias; // of each channel
-    float *groups, *totals;              // pairs
-    float *sums;                         // [rows of threads][chunk], twice
+    float *origin, *mean, *scale, *weight, *bias; // of each channel
+    float *origins, *groups, *totals;             // of each group; the last two pairs
+    float *sums;                                  // [rows of threads][chunk], twice
 
     explicit Shared(const GroupNormGradParams &p) {
-        mean = reinterpret_cast<float *>(shared_floats);
+        origin = reinterpret_cast<float *>(shared_floats);
+        mean = origin + p.chunk;
         scale = mean + p.chunk;
         weight = scale + p.chunk;
         bias = weight + p.chunk;
-        groups = bias + p.chunk;
+        origins = bias + p.chunk;
+        groups = origins + p.chunk / p.width;
         totals = groups + p.chunk / p.width * 2;
         sums = totals + p.chunk / p.width * 2;
     }
@@ -46,10 +48,12 @@ __forceinline__ void load_placed(const GroupNormGradParams &p, float (&x)[V], co
 
 /// Statistics and parameters of each channel of the block.
 __forceinline__ void prepare(const GroupNormGradParams &p, const Shared &s, u32 first) {
+    set_origins(static_cast<const T *>(p.x) + u64(blockIdx.z) * p.pixels * p.channels + first, p.chunk / p.width, p.width, s.origins);
     Place at = {blockIdx.z, first / p.width, p.channels / p.width, gridDim.x, p.span, p.pixels, p.width};
     merge_spans(at, p.partial, p.eps, p.chunk / p.width, s.groups);
     for (u32 c = thread_of_block(); c < p.chunk; c += threads_of_block()) {
         u32 to = place(p, c);
+        s.origin[to] = s.origins[c / p.width];
         s.mean[to] = s.groups[c / p.width * 2];
         s.scale[to] = s.groups[c / p.width * 2 + 1];
         s.weight[to] = static_cast<const float *>(p.weight)[first + c];
@@ -60,9 +64,10 @@ __forceinline__ void prepare(const GroupNormGradParams &p, const Shared &s, u32 
 
 /// n and g of V channels of a pixel, in place of x and dy.
 struct Channels {
-    float mean[V], scale[V], weight[V], bias[V];
+    float origin[V], mean[V], scale[V], weight[V], bias[V];
 
     Channels(const GroupNormGradParams &p, const Shared &s, u32 c) {
+        load_placed(p, origin, s.origin, c);
         load_placed(p, mean, s.mean, c);
         load_placed(p, scale, s.scale, c);
         load_placed(p, weight, s.weight, c);
@@ -72,7 +77,7 @@ struct Channels {
     __forceinline__ void apply(float (&x)[V], float (&dy)[V]) const {
 #pragma unroll
         for (int j = 0; j < V; j++) {
-            x[j] = (x[j] - mean[j]) * scale[j];
+            x[j] = (x[j] - origin[j] - mean[j]) * scale[j];
             if constexpr (SILU) dy[j] *= activate_grad<ACT_SILU>(fmaf(x[j], weight[j], bias[j]));
         }
     }

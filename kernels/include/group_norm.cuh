@@ -16,12 +16,19 @@ __forceinline__ Moments merge(Moments a, Moments b) {
     return {count, fmaf(delta, part, a.mean), a.squares + fmaf(delta * delta, a.count * part, b.squares)};
 }
 
+/// A value of each group of a block, near which its statistics are computed: that of its first channel at the image's first pixel.
+/// Sums of differences from it keep the digits that sums of values far from zero would lose.
+template <typename Type> __forceinline__ void set_origins(const Type *image, u32 block_groups, u32 width, float *out) {
+    for (u32 group = thread_of_block(); group < block_groups; group += threads_of_block()) out[group] = to_f32(image[group * width]);
+    __syncthreads();
+}
+
 /// Where a block's channels and pixels are.
 struct Place {
     u32 image, first_group, groups, spans, span, pixels, width;
 };
 
-/// Mean and 1 / sqrt(variance + eps) of each group of a block, as pairs: a warp merges the spans of a group, each lane some, then the lanes.
+/// Mean (from the origin) and 1 / sqrt(variance + eps) of each group of a block, as pairs: a warp merges the spans of a group, each lane some, then the lanes.
 __forceinline__ void merge_spans(const Place &at, const float2 *partial, float eps, u32 block_groups, float *out) {
     u32 lane = thread_of_block() % 32;
     for (u32 group = thread_of_block() / 32; group < block_groups; group += threads_of_block() / 32) {

@@ -100,7 +100,7 @@ impl Op for GroupNormGrad {
             Launch { kernel, grid, block, shared: 4 * floats as u32, params: params.pack() }
         };
         let (grid, block) = (cut.grid(&sizes), [cut.lanes as u32, cut.rows as u32, 1]);
-        let constants = 4 * (cut.chunk + cut.chunk / sizes.width);
+        let constants = 5 * (cut.chunk + cut.chunk / sizes.width);
         let mut launches = vec![
             statistics(&self.norm, &x, &sizes, &cut),
             launch("group_norm_grad_sums", grid, block, constants + 2 * cut.sums()),

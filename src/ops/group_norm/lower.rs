@@ -129,7 +129,7 @@ impl Sizes {
 impl Cut {
     /// Floats of a block per channel and per group.
     fn constants(&self, sizes: &Sizes) -> usize {
-        3 * self.chunk + 2 * (self.chunk / sizes.width)
+        4 * self.chunk + 3 * (self.chunk / sizes.width)
     }
 
     /// Floats that the rows of threads sum in.
