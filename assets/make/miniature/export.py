@@ -38,7 +38,7 @@ def dump(path, value):
 
 def weights(path, state, config=None):
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(state, path, metadata={"format": "pt", **({"config": json.dumps(config)} if config else {})})
+    save_file(state, path, metadata={"format": "pt", "licence": LICENCE, **({"config": json.dumps(config)} if config else {})})
 
 
 def export_base(out, model, codes):
