@@ -276,7 +276,7 @@ impl Allocation {
         let mut at = 0;
         while at < bytes.len() {
             let here = offset + at as u64;
-            if here % 8 == 0 && bytes.len() - at >= 8 {
+            if here.is_multiple_of(8) && bytes.len() - at >= 8 {
                 bytes[at..at + 8].copy_from_slice(&self.load(here, 8).to_le_bytes());
                 at += 8;
             } else {

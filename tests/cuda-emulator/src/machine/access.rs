@@ -352,7 +352,7 @@ impl Block<'_> {
             let detail = format!("{bytes} bytes at {place:?} address {at:#x} of {size} bytes");
             return Err(Stop::new(FaultKind::OutOfBounds, lane as u32, detail));
         }
-        if at % u64::from(bytes) != 0 {
+        if !at.is_multiple_of(u64::from(bytes)) {
             let detail = format!("{bytes} bytes at {place:?} address {at:#x}");
             return Err(Stop::new(FaultKind::Misaligned, lane as u32, detail));
         }

@@ -10,6 +10,7 @@ use crate::ptx::program::{Instr, Op};
 pub(super) struct Copies {
     /// Groups that each lane has committed.
     committed: [u32; LANES],
+    #[allow(clippy::vec_box, reason = "a copy has almost a kilobyte, and the list is filtered at every wait")]
     pending: Vec<Box<Copy>>,
 }
 
@@ -84,7 +85,7 @@ impl Block<'_> {
 
     /// Reads the source of one lane: `bytes` at an address that is a multiple of them, or only the first `size`, which alone must exist then.
     fn fetch(&self, from: u64, (bytes, size): (u8, u32), lane: u32, hint: &mut u32, data: &mut [u8; 16]) -> Result<(), Box<Stop>> {
-        if from % u64::from(bytes) != 0 {
+        if !from.is_multiple_of(u64::from(bytes)) {
             return Err(Stop::new(FaultKind::Misaligned, lane, format!("cp.async of {bytes} bytes from {from:#x}")));
         }
         if size == u32::from(bytes) {

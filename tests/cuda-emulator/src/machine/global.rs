@@ -36,7 +36,7 @@ impl<'a> Global<'a> {
             Some(a) if inside(a) => a,
             _ => self.search(address, bytes, lane, hint)?,
         };
-        if address % u64::from(bytes) != 0 {
+        if !address.is_multiple_of(u64::from(bytes)) {
             return Err(Stop::new(FaultKind::Misaligned, lane, format!("{bytes} bytes at {address:#x}")));
         }
         Ok((found, address - found.start))

@@ -81,7 +81,7 @@ impl Shared {
             let detail = format!("{bytes} bytes at shared address {address:#x} of {} bytes", self.size);
             return Err(Stop::new(FaultKind::OutOfBounds, lane, detail));
         }
-        if address % u64::from(bytes) != 0 {
+        if !address.is_multiple_of(u64::from(bytes)) {
             return Err(Stop::new(FaultKind::Misaligned, lane, format!("{bytes} bytes at shared address {address:#x}")));
         }
         Ok(())
@@ -294,8 +294,8 @@ pub(super) fn wavefronts(addresses: &[u64; LANES], mask: u32, bytes: u32) -> (u6
         // A group of banks as wide as the unit takes one unit each pass. Units are numbered from 1.
         let mut first = [0u64; LANES];
         let (mut distinct, mut collide) = (0u64, false);
-        for lane in phase * per_phase..(phase + 1) * per_phase {
-            let unit = (addresses[lane] >> unit_bits) + 1;
+        for (lane, address) in addresses.iter().enumerate().skip(phase * per_phase).take(per_phase) {
+            let unit = (address >> unit_bits) + 1;
             let seen = &mut first[(unit - 1) as usize & (per_phase - 1)];
             let active = mask >> lane & 1 == 1;
             collide |= active && *seen != 0 && *seen != unit;

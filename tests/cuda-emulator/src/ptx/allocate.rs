@@ -142,9 +142,9 @@ impl Rows {
     /// Gives each register the lowest row that is free over its whole life.
     fn scan(&mut self, draft: &Draft) -> Result<(), Fault> {
         let lives = lives(draft);
-        for bank in 0..3 {
+        for (bank, lives) in lives.iter().enumerate() {
             let mut order: Vec<(u32, u32, usize)> =
-                lives[bank].iter().enumerate().filter_map(|(id, life)| life.map(|(from, to)| (from, to, id))).collect();
+                lives.iter().enumerate().filter_map(|(id, life)| life.map(|(from, to)| (from, to, id))).collect();
             order.sort_unstable();
             let mut busy = std::collections::BinaryHeap::new();
             let mut free: Vec<u16> = Vec::new();

@@ -387,9 +387,8 @@ impl<'a> Parser<'a> {
                 Operand::Int(at) => (Operand::Int(0), at),
                 other => (other, 0),
             };
-            if self.accept('+') {
-                offset += self.integer()?;
-            } else if self.peek() == Some(Token::Sign('-')) {
+            // `+8`, `+-8` or `-8`.
+            if self.accept('+') || self.peek() == Some(Token::Sign('-')) {
                 offset += self.integer()?;
             }
             self.expect(']')?;

@@ -1,5 +1,7 @@
 //! `setp`: comparisons, optionally combined with a predicate, with an optional second result that is the opposite.
 
+#![allow(clippy::neg_cmp_op_on_partial_ord, reason = "that NaN makes them true is what the unordered forms mean")]
+
 use super::float::zero;
 use super::half::{bf16_to_f32, f16_to_f32};
 use super::{CODE, Operands, Operation, Rows, lanes};

@@ -24,12 +24,12 @@ pub(super) fn find(opcode: &str) -> Option<Operation> {
     if kind != "f32" {
         return None;
     }
-    if mode == Mode::Nearest && !saturate {
-        if let Some(found) = if flush { flushed(base, &rest) } else { single(base, &rest) } {
-            return Some(found);
-        }
-    }
-    if rest.is_empty() { general(base, flush, saturate, mode) } else { None }
+    let frequent = match (mode, saturate, flush) {
+        (Mode::Nearest, false, true) => flushed(base, &rest),
+        (Mode::Nearest, false, false) => single(base, &rest),
+        _ => None,
+    };
+    frequent.or_else(|| if rest.is_empty() { general(base, flush, saturate, mode) } else { None })
 }
 
 fn single(base: &str, rest: &[&str]) -> Option<Operation> {

@@ -58,26 +58,26 @@ fn multiply(opcode: &str) -> Option<Operation> {
         "mul.lo.s16" | "mul.lo.u16" => lanes!(Integer, "hhh", map2, |a: u16, b: u16| a.wrapping_mul(b)),
         "mul.lo.s32" | "mul.lo.u32" => lanes!(Integer, "www", map2, |a: u32, b: u32| a.wrapping_mul(b)),
         "mul.lo.s64" | "mul.lo.u64" => lanes!(Integer, "lll", map2, |a: u64, b: u64| a.wrapping_mul(b)),
-        "mul.hi.s16" => lanes!(Integer, "hhh", map2, |a: i16, b: i16| (i32::from(a) * i32::from(b) >> 16) as i16),
-        "mul.hi.u16" => lanes!(Integer, "hhh", map2, |a: u16, b: u16| (u32::from(a) * u32::from(b) >> 16) as u16),
-        "mul.hi.s32" => lanes!(Integer, "www", map2, |a: i32, b: i32| (i64::from(a) * i64::from(b) >> 32) as i32),
-        "mul.hi.u32" => lanes!(Integer, "www", map2, |a: u32, b: u32| (u64::from(a) * u64::from(b) >> 32) as u32),
-        "mul.hi.s64" => lanes!(Integer, "lll", map2, |a: i64, b: i64| (i128::from(a) * i128::from(b) >> 64) as i64),
-        "mul.hi.u64" => lanes!(Integer, "lll", map2, |a: u64, b: u64| (u128::from(a) * u128::from(b) >> 64) as u64),
+        "mul.hi.s16" => lanes!(Integer, "hhh", map2, |a: i16, b: i16| ((i32::from(a) * i32::from(b)) >> 16) as i16),
+        "mul.hi.u16" => lanes!(Integer, "hhh", map2, |a: u16, b: u16| ((u32::from(a) * u32::from(b)) >> 16) as u16),
+        "mul.hi.s32" => lanes!(Integer, "www", map2, |a: i32, b: i32| ((i64::from(a) * i64::from(b)) >> 32) as i32),
+        "mul.hi.u32" => lanes!(Integer, "www", map2, |a: u32, b: u32| ((u64::from(a) * u64::from(b)) >> 32) as u32),
+        "mul.hi.s64" => lanes!(Integer, "lll", map2, |a: i64, b: i64| ((i128::from(a) * i128::from(b)) >> 64) as i64),
+        "mul.hi.u64" => lanes!(Integer, "lll", map2, |a: u64, b: u64| ((u128::from(a) * u128::from(b)) >> 64) as u64),
         "mul.wide.s16" => lanes!(Integer, "whh", map2, |a: i16, b: i16| i32::from(a) * i32::from(b)),
         "mul.wide.u16" => lanes!(Integer, "whh", map2, |a: u16, b: u16| u32::from(a) * u32::from(b)),
         "mul.wide.s32" => lanes!(Integer, "lww", map2, |a: i32, b: i32| i64::from(a) * i64::from(b)),
         "mul.wide.u32" => lanes!(Integer, "lww", map2, |a: u32, b: u32| u64::from(a) * u64::from(b)),
-        "mul24.lo.s32" => lanes!(Integer, "www", map2, |a: i32, b: i32| (a << 8 >> 8).wrapping_mul(b << 8 >> 8)),
+        "mul24.lo.s32" => lanes!(Integer, "www", map2, |a: i32, b: i32| ((a << 8) >> 8).wrapping_mul((b << 8) >> 8)),
         "mul24.lo.u32" => lanes!(Integer, "www", map2, |a: u32, b: u32| (a & 0xff_ffff).wrapping_mul(b & 0xff_ffff)),
         "mad.lo.s16" | "mad.lo.u16" => lanes!(Integer, "hhhh", map3, |a: u16, b: u16, c: u16| a.wrapping_mul(b).wrapping_add(c)),
         "mad.lo.s32" | "mad.lo.u32" => lanes!(Integer, "wwww", map3, |a: u32, b: u32, c: u32| a.wrapping_mul(b).wrapping_add(c)),
         "mad.lo.s64" | "mad.lo.u64" => lanes!(Integer, "llll", map3, |a: u64, b: u64, c: u64| a.wrapping_mul(b).wrapping_add(c)),
         "mad.hi.s32" => {
-            lanes!(Integer, "wwww", map3, |a: i32, b: i32, c: i32| ((i64::from(a) * i64::from(b) >> 32) as i32).wrapping_add(c))
+            lanes!(Integer, "wwww", map3, |a: i32, b: i32, c: i32| (((i64::from(a) * i64::from(b)) >> 32) as i32).wrapping_add(c))
         }
         "mad.hi.u32" => {
-            lanes!(Integer, "wwww", map3, |a: u32, b: u32, c: u32| ((u64::from(a) * u64::from(b) >> 32) as u32).wrapping_add(c))
+            lanes!(Integer, "wwww", map3, |a: u32, b: u32, c: u32| (((u64::from(a) * u64::from(b)) >> 32) as u32).wrapping_add(c))
         }
         "mad.wide.s16" => lanes!(Integer, "whhw", map3, |a: i16, b: i16, c: i32| (i32::from(a) * i32::from(b)).wrapping_add(c)),
         "mad.wide.u16" => lanes!(Integer, "whhw", map3, |a: u16, b: u16, c: u32| (u32::from(a) * u32::from(b)).wrapping_add(c)),

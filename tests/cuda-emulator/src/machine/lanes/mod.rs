@@ -3,6 +3,8 @@
 //! Each is a plain loop over lanes, compiled twice: for any x86-64 (or other) host, and with AVX2 and FMA where the host has them. Both give
 //! the same bits: nothing here is contracted or reassociated, and `mul_add` is the exact fused operation on either.
 
+#![allow(clippy::needless_range_loop, reason = "loops over lanes that index several rows are what the compiler vectorises")]
+
 mod compare;
 mod convert;
 mod float;
