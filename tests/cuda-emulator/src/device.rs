@@ -51,6 +51,8 @@ pub struct DeviceModel {
     pub tensor_f16: f64,
     /// Published dense tf32 tensor rate, operations per second.
     pub tensor_tf32: f64,
+    /// Instructions after which a warp counts as hanging. Hardware has no such limit, but a watchdog of time.
+    pub watchdog: u64,
     /// Published f32 rate outside of the tensor cores, operations per second.
     pub fp32: f64,
 }
@@ -83,6 +85,7 @@ impl DeviceModel {
             memory_bandwidth: 1555e9,
             tensor_f16: 312e12,
             tensor_tf32: 156e12,
+            watchdog: 1 << 30,
             fp32: 19.5e12,
         }
     }

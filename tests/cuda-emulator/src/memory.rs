@@ -1,7 +1,7 @@
 //! Device memory: allocations with gaps between them, a mark for every byte that was ever written, and the memory of what was freed.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::{Fault, FaultKind};
@@ -40,6 +40,8 @@ pub(crate) struct Allocation {
     /// A bit per byte: was it ever written?
     written: Box<[AtomicU64]>,
     unwritten: AtomicU64,
+    /// Constant memory: the host may write it, a kernel may not.
+    constant: AtomicBool,
 }
 
 impl Memory {
@@ -147,6 +149,12 @@ impl Memory {
         Ok(())
     }
 
+    /// Makes an allocation one that kernels may not write.
+    pub(crate) fn protect(&self, address: u64) -> Result<(), Fault> {
+        self.find(address, 1)?.constant.store(true, Relaxed);
+        Ok(())
+    }
+
     /// All allocations, by address, as they are now.
     pub(crate) fn live(&self) -> Arc<Vec<Arc<Allocation>>> {
         self.shared().live.clone()
@@ -204,7 +212,7 @@ impl std::fmt::Display for Allocation {
 impl Allocation {
     fn new(start: u64, size: u64) -> Self {
         let (words, marks) = (size.div_ceil(8) as usize, size.div_ceil(64) as usize);
-        Self { start, size, data: zeroed(words), written: zeroed(marks), unwritten: AtomicU64::new(size) }
+        Self { start, size, data: zeroed(words), written: zeroed(marks), unwritten: AtomicU64::new(size), constant: AtomicBool::new(false) }
     }
 
     #[inline(always)]
@@ -299,6 +307,12 @@ impl Allocation {
             }
         }
         self.mark(offset, bytes.len() as u64);
+    }
+
+    /// Whether kernels may not write here.
+    #[inline(always)]
+    pub(crate) fn constant(&self) -> bool {
+        self.constant.load(Relaxed)
     }
 
     /// Whether every byte was written.

@@ -133,7 +133,7 @@ fn the_math_library() {
         assert_eq!(row[15], x % 0.3f32, "{x}");
     }
     // erf, at values from a table.
-    for (x, erf) in [(0.5f32, 0.520_499_88f32), (1.0, 0.842_700_8), (-2.0, -0.995_322_3)] {
+    for (x, erf) in [(0.5f32, 0.520_499_9f32), (1.0, 0.842_700_8), (-2.0, -0.995_322_3)] {
         let mut params = bytes(&[rig.upload(&[x]), y]);
         params.extend(1u32.to_le_bytes());
         launch(&rig, "functions", [1, 1, 1], 32, 0, &params).unwrap_or_else(|f| panic!("{f}"));

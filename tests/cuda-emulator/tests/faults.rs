@@ -248,6 +248,30 @@ fn writes_where_none_may_go_and_traps() {
 }
 
 #[test]
+fn constants_and_endless_loops() {
+    let ptx = |body: &str| {
+        format!(
+            "{HEAD}.const .align 4 .b8 fixed[8] = {{1}};\n.visible .entry planted()\n{{\n.reg .b64 %l; .reg .b32 %r; .reg .pred %p;\n{body}\nret;\n}}\n"
+        )
+    };
+    let fault = |body: &str| {
+        let mut rig = Rig::new(&ptx(body));
+        rig.device.watchdog = 10_000;
+        rig.launch("planted", 1, 64, 0, &[]).map(|_| ()).map_err(|f| (f.kind, f.line, f.thread[0]))
+    };
+    assert_eq!(fault("mov.u64 %l, fixed;\nld.const.u32 %r, [%l];"), Ok(()));
+    assert_eq!(fault("mov.u64 %l, fixed;\nst.global.u32 [%l], 5;"), Err((FaultKind::ReadOnly, 10, 0)));
+    assert_eq!(fault("mov.u64 %l, fixed;\natom.global.add.u32 %r, [%l], 5;"), Err((FaultKind::ReadOnly, 10, 0)));
+    let (kind, line, _) = fault("again:\nmov.u32 %r, 1;\nbra again;").unwrap_err();
+    assert!(kind == FaultKind::Hang && (9..=11).contains(&line), "{kind:?} at {line}");
+    // A loop that ends is none.
+    assert_eq!(fault("mov.u32 %r, 0;\nagain:\nadd.u32 %r, %r, 1;\nsetp.lt.u32 %p, %r, 3000;\n@%p bra again;"), Ok(()));
+    // Lanes that wait for one another within a warp never will: the one with the lower line runs for ever.
+    let spin = "mov.u32 %r, %tid.x;\nsetp.eq.u32 %p, %r, 0;\nagain:\n@!%p bra again;";
+    assert_eq!(fault(spin).unwrap_err().0, FaultKind::Hang);
+}
+
+#[test]
 fn launches_beyond_the_limits() {
     let ptx = format!(
         "{HEAD}.extern .shared .align 16 .b8 more[];\n.visible .entry planted(.param .u64 a)\n.maxntid 128, 1, 1\n{{\n.shared .b8 tile[1024];\n.reg .b32 %r;\nmov.u32 %r, tile;\nret;\n}}\n"

@@ -45,6 +45,9 @@ fn bf16(x: f32) -> u32 {
     x.to_bits() >> 16
 }
 
+type Half = (&'static str, fn(f32) -> u32);
+const HALVES: [Half; 2] = [("bf16", bf16), ("f16", f16)];
+
 /// Of small integers only.
 fn f16(x: f32) -> u32 {
     if x == 0.0 {
@@ -95,8 +98,7 @@ fn sums() -> Vec<f32> {
 /// 2 * thread + (i & 1), plus 8 from i = 4 on. Element i of b0..b3: row = 2 * thread + (i & 1), plus 8 from i = 2 on; column = group.
 #[test]
 fn m16n8k16_of_halves() {
-    let pack: [(&str, fn(f32) -> u32); 2] = [("bf16", bf16), ("f16", f16)];
-    for (name, half) in pack {
+    for (name, half) in HALVES {
         let (mut a, mut b) = (vec![0u32; 128], vec![0u32; 64]);
         for lane in 0..32 {
             let (group, thread) = (lane / 4, lane % 4);
@@ -117,8 +119,7 @@ fn m16n8k16_of_halves() {
 /// m16n8k8 for 16-bit factors: row = group for a0, a1, group + 8 for a2, a3; column = 2 * thread + (i & 1). b: row = 2 * thread + i.
 #[test]
 fn m16n8k8_of_halves() {
-    let pack: [(&str, fn(f32) -> u32); 2] = [("bf16", bf16), ("f16", f16)];
-    for (name, half) in pack {
+    for (name, half) in HALVES {
         let (mut a, mut b) = (vec![0u32; 64], vec![0u32; 32]);
         for lane in 0..32 {
             let (group, thread) = (lane / 4, lane % 4);

@@ -236,6 +236,7 @@ impl Block<'_> {
         let total = u32::from(step) * values.len() as u32;
         let hint = &mut self.hints[pc as usize];
         if let Some(to) = self.global.span(at, mask, total, hint) {
+            self.global.require_variable(to, mask.trailing_zeros())?;
             for (e, row) in values.iter().enumerate() {
                 let offset = (e as u64 * u64::from(step)).wrapping_sub(to.start);
                 lanes_of(mask).for_each(|lane| to.store(at[lane].wrapping_add(offset), step, row[lane]));
@@ -246,6 +247,7 @@ impl Block<'_> {
         } else {
             for lane in lanes_of(mask) {
                 let (to, offset) = self.global.locate(at[lane], total, lane as u32, hint)?;
+                self.global.require_variable(to, lane as u32)?;
                 for (e, row) in values.iter().enumerate() {
                     to.store(offset + e as u64 * u64::from(step), step, row[lane]);
                 }
@@ -287,6 +289,7 @@ impl Block<'_> {
                 }
                 Place::Global => {
                     let found = self.global.locate(at[lane], bytes, n, &mut hint)?;
+                    self.global.require_variable(found.0, n)?;
                     self.global.require_written(found, bytes, n)?;
                     found.0.update(found.1, access.bytes, new)
                 }

@@ -67,6 +67,15 @@ impl<'a> Global<'a> {
         }
     }
 
+    /// Refuses to write what the host alone may write.
+    #[inline(always)]
+    pub(super) fn require_variable(&self, at: &Allocation, lane: u32) -> Result<(), Box<Stop>> {
+        if at.constant() {
+            return Err(Stop::new(FaultKind::ReadOnly, lane, format!("a store to constant memory, {at}")));
+        }
+        Ok(())
+    }
+
     /// [`Global::require_written`] for all lanes of an access within one allocation.
     #[inline(always)]
     pub(super) fn require_all_written(&self, found: &Allocation, addresses: &[u64; LANES], mask: u32, bytes: u32) -> Result<(), Box<Stop>> {

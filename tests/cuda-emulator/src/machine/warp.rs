@@ -12,8 +12,6 @@ use crate::ptx::program::{BarrierKind, Instr, Op, UNGUARDED};
 
 /// Instructions of a warp's turn before the next warp gets one, so that a warp may wait for what another writes.
 const TURN: u32 = 1 << 18;
-/// Turns after which a warp counts as hanging: 2^33 instructions.
-const TURNS: u32 = 1 << 15;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Fragment {
@@ -42,7 +40,7 @@ pub(super) struct Warp {
     pub(super) exited: u32,
     /// Where each lane left.
     pub(super) exits: [u32; LANES],
-    turns: u32,
+    issued: u64,
 }
 
 /// How a fragment's run ended.
@@ -86,11 +84,10 @@ impl Warp {
 impl Block<'_> {
     /// Runs a warp until its lanes wait or have left, or its turn ends.
     pub(super) fn turn(&mut self, w: usize) -> Result<(), (u32, Box<Stop>)> {
-        self.warps[w].turns += 1;
         let mut left = TURN;
         while let Some((mut fragment, limit)) = self.warps[w].take() {
-            if self.warps[w].turns > TURNS {
-                let detail = format!("a warp ran {} instructions without an end", u64::from(TURN) * u64::from(TURNS));
+            if self.warps[w].issued > self.device.watchdog {
+                let detail = format!("a warp ran {} instructions without an end", self.device.watchdog);
                 return Err((fragment.pc, Stop::new(FaultKind::Hang, fragment.mask.trailing_zeros(), detail)));
             }
             // Lanes that wait here for others find them.
@@ -99,7 +96,10 @@ impl Block<'_> {
                 fragment.mask |= if here { f.mask } else { 0 };
                 !here
             });
-            match self.run_fragment(w, &mut fragment, limit, &mut left).map_err(|stop| (fragment.pc, stop))? {
+            let before = left;
+            let end = self.run_fragment(w, &mut fragment, limit, &mut left).map_err(|stop| (fragment.pc, stop))?;
+            self.warps[w].issued += u64::from(before - left);
+            match end {
                 End::Ready => {}
                 End::Waits(fragment, wait) => self.warps[w].wait(fragment, wait),
                 End::Turn(fragment) => {

@@ -110,6 +110,9 @@ impl Module {
             // What has no initial value starts as zero, as on a device.
             bytes.resize(decl.size as usize, 0);
             memory.write(variable.address, &bytes)?;
+            if decl.space == Space::Const {
+                memory.protect(variable.address)?;
+            }
         }
         self.loaded = true;
         Ok(())
