@@ -1,6 +1,7 @@
 //! Loads, stores, atomics, `ldmatrix`.
 
 use super::block::Block;
+use super::global::in_a_row;
 use super::lanes::{LANES, lanes_of};
 use super::stop::Stop;
 use super::{LOCAL_WINDOW, PARAM_WINDOW, SHARED_WINDOW, WINDOW, tensor};
@@ -178,10 +179,15 @@ impl Block<'_> {
             self.count_shared(at, mask, total);
         } else {
             let hint = &mut self.hints[pc as usize];
-            for lane in lanes_of(mask) {
-                let found = self.global.locate(at[lane], total, lane as u32, hint)?;
-                self.global.require_written(found, total, lane as u32)?;
-                found.0.words(found.1, lane, words);
+            if let Some(found) = self.global.span(at, mask, total, hint) {
+                self.global.require_all_written(found, at, mask, total)?;
+                lanes_of(mask).for_each(|lane| found.words(at[lane] - found.start, lane, words));
+            } else {
+                for lane in lanes_of(mask) {
+                    let found = self.global.locate(at[lane], total, lane as u32, hint)?;
+                    self.global.require_written(found, total, lane as u32)?;
+                    found.0.words(found.1, lane, words);
+                }
             }
             self.global.count(&mut self.counters, at, mask, total, false, *hint);
         }
@@ -241,7 +247,9 @@ impl Block<'_> {
                 let offset = (e as u64 * u64::from(step)).wrapping_sub(to.start);
                 lanes_of(mask).for_each(|lane| to.store(at[lane].wrapping_add(offset), step, row[lane]));
             }
-            if !to.whole() {
+            if in_a_row(at, mask, total) {
+                to.mark(at[0] - to.start, u64::from(total) * LANES as u64);
+            } else if !to.whole() {
                 lanes_of(mask).for_each(|lane| to.mark(at[lane] - to.start, total.into()));
             }
         } else {

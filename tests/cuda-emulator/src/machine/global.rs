@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use super::lanes::{LANES, lanes_of};
 use super::stop::Stop;
-use crate::memory::{Allocation, Memory, position, zeroed};
+use crate::memory::{Allocation, Memory, each_word, position, zeroed};
 use crate::{Counters, FaultKind};
 
 const SECTOR: u64 = 32;
@@ -79,7 +79,8 @@ impl<'a> Global<'a> {
     /// [`Global::require_written`] for all lanes of an access within one allocation.
     #[inline(always)]
     pub(super) fn require_all_written(&self, found: &Allocation, addresses: &[u64; LANES], mask: u32, bytes: u32) -> Result<(), Box<Stop>> {
-        if found.whole() {
+        let row = in_a_row(addresses, mask, bytes);
+        if found.whole() || row && found.first_unwritten(addresses[0] - found.start, u64::from(bytes) * LANES as u64).is_none() {
             return Ok(());
         }
         for lane in lanes_of(mask) {
@@ -116,6 +117,9 @@ impl<'a> Global<'a> {
 
     /// Counts the sectors of a warp's access.
     pub(super) fn count(&self, counters: &mut Counters, addresses: &[u64; LANES], mask: u32, bytes: u32, store: bool, hint: u32) {
+        if in_a_row(addresses, mask, bytes) {
+            return self.count_row(counters, addresses[0], u64::from(bytes) * LANES as u64, store, hint);
+        }
         let mut starts = [0u64; LANES];
         let mut n = 0;
         let mut rising = true;
@@ -141,17 +145,34 @@ impl<'a> Global<'a> {
             }
         }
         let least = (different * u64::from(bytes)).div_ceil(SECTOR);
-        if store {
-            counters.global_stores += 1;
-            counters.store_sectors += sectors;
-            counters.store_sectors_min += least;
-            counters.unique_store_bytes += fresh * SECTOR;
-        } else {
-            counters.global_loads += 1;
-            counters.load_sectors += sectors;
-            counters.load_sectors_min += least;
-            counters.unique_load_bytes += fresh * SECTOR;
+        tally(counters, store, [sectors, least, fresh]);
+    }
+
+    /// The frequent case: all lanes, one beside the other.
+    fn count_row(&self, counters: &mut Counters, start: u64, bytes: u64, store: bool, hint: u32) {
+        let (first, last) = (start / SECTOR, (start + bytes - 1) / SECTOR);
+        let sectors = last - first + 1;
+        let mut fresh = 0;
+        match self.live.get(hint as usize) {
+            Some(a) if start >= a.start && start + bytes <= a.start + a.size => {
+                let touched = self.touched(hint as usize, store);
+                each_word(first - a.start / SECTOR, sectors, |word, bits| {
+                    let cell = &touched[word];
+                    if cell.load(Relaxed) & bits != bits {
+                        fresh += u64::from((bits & !cell.fetch_or(bits, Relaxed)).count_ones());
+                    }
+                    true
+                });
+            }
+            _ => fresh = (first..=last).filter(|&sector| self.first_touch(sector, store, hint)).count() as u64,
         }
+        tally(counters, store, [sectors, bytes.div_ceil(SECTOR), fresh]);
+    }
+
+    /// The sectors of an allocation that this launch has read, or written.
+    #[inline(always)]
+    fn touched(&self, at: usize, store: bool) -> &[AtomicU64] {
+        self.touched[at][usize::from(store)].get_or_init(|| zeroed(self.live[at].size.div_ceil(SECTOR * 64) as usize))
     }
 
     /// Whether this launch touches a sector for the first time.
@@ -166,11 +187,30 @@ impl<'a> Global<'a> {
                 None => return false,
             },
         };
-        let allocation = &self.live[at];
-        let words = allocation.size.div_ceil(SECTOR * 64) as usize;
-        let bits = self.touched[at][usize::from(store)].get_or_init(|| zeroed(words));
-        let index = (address - allocation.start) / SECTOR;
-        let (cell, bit) = (&bits[(index / 64) as usize], 1 << (index % 64));
+        let index = (address - self.live[at].start) / SECTOR;
+        let (cell, bit) = (&self.touched(at, store)[(index / 64) as usize], 1 << (index % 64));
         cell.load(Relaxed) & bit == 0 && cell.fetch_or(bit, Relaxed) & bit == 0
     }
+}
+
+/// Whether all lanes take part and their bytes lie one beside the other, in order.
+#[inline(always)]
+pub(super) fn in_a_row(addresses: &[u64; LANES], mask: u32, bytes: u32) -> bool {
+    let mut apart = 0;
+    for (lane, &address) in addresses.iter().enumerate() {
+        apart |= address ^ addresses[0].wrapping_add(lane as u64 * u64::from(bytes));
+    }
+    mask == u32::MAX && apart == 0
+}
+
+fn tally(counters: &mut Counters, store: bool, [sectors, least, fresh]: [u64; 3]) {
+    let c = counters;
+    let (accesses, all, fewest, bytes) = match store {
+        true => (&mut c.global_stores, &mut c.store_sectors, &mut c.store_sectors_min, &mut c.unique_store_bytes),
+        false => (&mut c.global_loads, &mut c.load_sectors, &mut c.load_sectors_min, &mut c.unique_load_bytes),
+    };
+    *accesses += 1;
+    *all += sectors;
+    *fewest += least;
+    *bytes += fresh * SECTOR;
 }
