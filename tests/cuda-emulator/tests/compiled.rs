@@ -68,6 +68,27 @@ fn a_tensor_core_product() {
 }
 
 #[test]
+fn results_and_counts_do_not_depend_on_threads() {
+    let (m, n, k) = (200usize, 130usize, 64usize);
+    let mut next = random(3);
+    let a: Vec<u16> = (0..m * k).map(|_| bf16(next())).collect();
+    let b: Vec<u16> = (0..n * k).map(|_| bf16(next())).collect();
+    let mut seen: Vec<(Vec<u32>, Counters)> = Vec::new();
+    for threads in [1, 2, 5] {
+        let rig = Rig::new(PTX);
+        let c = rig.memory.alloc((4 * m * n) as u64).unwrap();
+        let mut params = bytes(&[rig.upload(&a), rig.upload(&b), c]);
+        params.extend(bytes(&[m as u32, n as u32, k as u32, 0]));
+        let grid = [n.div_ceil(64) as u32, m.div_ceil(64) as u32, 1];
+        let launch = Launch { module: &rig.module, entry: "gemm", grid, block: [128, 1, 1], dynamic_shared: TILES, params: &params };
+        let counters = run(&rig.device, &rig.memory, &launch, threads).unwrap_or_else(|f| panic!("{f}"));
+        seen.push((rig.words(c, m * n), counters));
+    }
+    assert_eq!(seen[0], seen[1]);
+    assert_eq!(seen[0], seen[2]);
+}
+
+#[test]
 fn faults_planted_into_a_compiled_kernel() {
     // Each change is one that a programmer makes; the line is that of the CUDA source.
     let without = |what: &str, nth: usize| {
