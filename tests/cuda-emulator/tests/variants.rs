@@ -134,6 +134,20 @@ fn other_names_for_the_same_bits() {
 }
 
 #[test]
+fn the_space_of_an_address() {
+    let spaces = ["global", "shared", "local", "param"];
+    let made =
+        ["mov.u64 %l0, %from;", "cvta.shared.u64 %l0, 16;", "cvta.local.u64 %l0, 16;", "mov.u64 %l0, from; cvta.param.u64 %l0, %l0;"];
+    for (i, make) in made.iter().enumerate() {
+        for (j, space) in spaces.iter().enumerate() {
+            assert_eq!(thread(&format!("{make} isspacep.{space} %p, %l0;"), [0; 4]).p, i == j, "{make} in {space}");
+        }
+    }
+    // To generic and back.
+    assert_eq!(thread("cvta.shared.u64 %l0, 48; cvta.to.shared.u64 %x, %l0;", [0; 4]).wide, 48);
+}
+
+#[test]
 fn halves_one_at_a_time() {
     // 1, 2, 3, -1 and NaN of either type.
     const F: [u16; 5] = [0x3c00, 0x4000, 0x4200, 0xbc00, 0x7fff];

@@ -1,6 +1,7 @@
 //! Integers, bits, moves.
 
 use super::{Operation, lanes};
+use crate::machine::{LOCAL_WINDOW, PARAM_WINDOW, SHARED_WINDOW, WINDOW};
 
 pub(super) fn find(opcode: &str) -> Option<Operation> {
     arithmetic(opcode).or_else(|| multiply(opcode)).or_else(|| bits(opcode)).or_else(|| shifts(opcode)).or_else(|| moves(opcode))
@@ -149,6 +150,12 @@ fn bits(opcode: &str) -> Option<Operation> {
         }
         "bfi.b64" => lanes!(Integer, "lllww", map4, |a: u64, b: u64, at: u32, n: u32| insert(a, b, at, n, 64)),
         "bmsk.clamp.b32" => lanes!(Integer, "www", map2, |at: u32, n: u32| if at > 31 { 0 } else { ones(n) << at }),
+        "isspacep.shared" | "isspacep.shared::cta" => {
+            lanes!(Integer, "pl", test1, |a: u64| a.wrapping_sub(SHARED_WINDOW) < WINDOW)
+        }
+        "isspacep.local" => lanes!(Integer, "pl", test1, |a: u64| a.wrapping_sub(LOCAL_WINDOW) < WINDOW),
+        "isspacep.param" => lanes!(Integer, "pl", test1, |a: u64| a.wrapping_sub(PARAM_WINDOW) < WINDOW),
+        "isspacep.global" => lanes!(Integer, "pl", test1, |a: u64| a >= PARAM_WINDOW + WINDOW),
         "szext.clamp.u32" => lanes!(Integer, "www", map2, |a: u32, n: u32| a & ones(n)),
         _ => None,
     }
