@@ -7,12 +7,13 @@
 //                   group_norm_apply: merges the spans of its groups, then normalises its own pixels
 // Shared memory     slab: chunk x P values of T; floats: four per channel, three per group, and one (slab) or two (statistics) per
 //                   channel and row of threads. Values of channel c lie at `place(c)`, so that neighbouring threads use neighbouring banks
-// Numerics          f32, all relative to one value of the group (its origin), so that values far from zero keep their digits. Slab: the mean first, then squared distances from it. Statistics: Welford in each thread; (count, mean,
-//                   squared distances) are merged by Chan's formula in a fixed order: nothing cancels and bits do not vary
+// Numerics          f32, all relative to one value of the group (its origin), so that values far from zero keep their digits. Slab:
+//                   the mean first, then squared distances from it. Statistics: Welford in each thread; means of rows of threads,
+//                   channels and spans are averaged first and squared distances then taken from the average, in a fixed order
 // Specialised by    T, V (channels of a thread, which divides the chunk), SILU
 // Entries           group_norm_slab, group_norm_statistics, group_norm_apply
 // Gradient          group_norm_grad.cu
-// Sources           Welford 1962; Chan, Golub, LeVeque 1983
+// Sources           Welford 1962; Chan, Golub, LeVeque 1983 (equation 2.1)
 #include "act.cuh"
 #include "group_norm.cuh"
 #include "params.cuh"
@@ -163,9 +164,6 @@ extern "C" __global__ void __launch_bounds__(512) group_norm_slab(const __grid_c
 
 // ---- two launches ----
 
-/// Pixels of a span that the threads of a row see.
-__forceinline__ float pixels_of(u32 row, u32 span) { return row < span ? float((span - row + blockDim.y - 1) / blockDim.y) : 0.0f; }
-
 extern "C" __global__ void __launch_bounds__(512) group_norm_statistics(const __grid_constant__ GroupNormParams p) {
     Shared s(p);
     float *means = s.sums, *squares = s.sums + blockDim.y * p.chunk;
@@ -196,24 +194,34 @@ extern "C" __global__ void __launch_bounds__(512) group_norm_statistics(const __
     }
     __syncthreads();
 
+    // of each channel: the mean over the rows of threads, which saw `every` or one more pixel, then the squared distances from it
+    u32 every = span / blockDim.y, longer = span % blockDim.y;
     for (u32 at = thread_of_block(); at < p.chunk; at += threads_of_block()) {
-        Moments all = {pixels_of(0, span), means[at], squares[at]};
-        for (u32 row = 1; row < blockDim.y; row++) {
-            all = merge(all, {pixels_of(row, span), means[row * p.chunk + at], squares[row * p.chunk + at]});
+        float sum = 0.0f, square = 0.0f;
+        for (u32 row = 0; row < blockDim.y; row++) sum = fmaf(float(every + (row < longer)), means[row * p.chunk + at], sum);
+        float mean = sum / float(span);
+        for (u32 row = 0; row < blockDim.y; row++) {
+            float distance = means[row * p.chunk + at] - mean;
+            square += fmaf(float(every + (row < longer)) * distance, distance, squares[row * p.chunk + at]);
         }
-        means[at] = all.mean;
-        squares[at] = all.squares;
+        means[at] = mean;
+        squares[at] = square;
     }
     __syncthreads();
 
+    // of each group the same, over its channels
     float2 *partial = p.partial;
     for (u32 group = thread_of_block(); group < p.chunk / p.width; group += threads_of_block()) {
-        Moments all = {0.0f, 0.0f, 0.0f};
-        for (u32 c = group * p.width; c < (group + 1) * p.width; c++) {
-            all = merge(all, {float(span), means[place(p, c)], squares[place(p, c)]});
+        float sum = 0.0f, square = 0.0f;
+        for (u32 c = 0; c < p.width; c++) sum += means[place(p, group * p.width + c)];
+        float mean = sum / float(p.width);
+        for (u32 c = 0; c < p.width; c++) {
+            u32 from = place(p, group * p.width + c);
+            float distance = means[from] - mean;
+            square += fmaf(float(span) * distance, distance, squares[from]);
         }
         u32 which = blockIdx.z * (p.channels / p.width) + first / p.width + group;
-        partial[u64(which) * gridDim.x + blockIdx.x] = make_float2(all.mean, all.squares);
+        partial[u64(which) * gridDim.x + blockIdx.x] = make_float2(mean, square);
     }
 }
 

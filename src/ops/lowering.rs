@@ -84,7 +84,7 @@ impl Columns {
         let lanes = (channels / vector).min(THREADS);
         let at_once = THREADS / lanes;
         // many rows for each thread repay reading its parameters, few leave no multiprocessor idle
-        let rows_per_block = (rows / ENOUGH_BLOCKS).clamp(at_once, 16 * at_once);
+        let rows_per_block = (rows / ENOUGH_BLOCKS).clamp(4 * at_once, 16 * at_once);
         let blocks = rows.div_ceil(rows_per_block) as u32;
         Ok(Self { vector, rows_per_block, blocks, block: [lanes as u32, at_once as u32, 1] })
     }
