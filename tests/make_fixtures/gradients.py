@@ -5,7 +5,7 @@
 
 The pipelines are those of tiny_pipelines.py, which has to have run: `grad.*` of its expected.safetensors are the inputs of the denoising loss.
 Some gradients are stored whole; of all others the length (Euclidean norm) is in the metadata, so that every weight of every network is
-compared. float32, like everything here.
+compared. float32, like everything here, except for `bf16` in the metadata of the pipelines.
 """
 import torch
 import torch.nn.functional as F
@@ -34,7 +34,7 @@ def main():
         for part in (picture(spec, models["vae"]), projector(spec)):
             tensors.update(part[0])
             lengths.update(part[1])
-        save(f"{name}/gradients.safetensors", tensors, lengths=lengths)
+        save(f"{name}/gradients.safetensors", tensors, lengths=lengths, bf16=half_precision(name, spec, tensors))
     tensors, lengths = face()
     save("vit-timm/gradients.safetensors", tensors, lengths=lengths)
 
@@ -53,6 +53,14 @@ def denoising(known, models):
     for part, wanted in (("unet", UNET), ("text_encoder", TEXT)):
         collect(part, weight_gradients(models[part]), wanted, tensors, lengths)
     return tensors, lengths
+
+
+def half_precision(name, spec, exact):
+    """What torch loses by computing the denoising loss and its gradients in bfloat16: largest difference over the largest float32 value."""
+    known = {k: v.bfloat16() if v.is_floating_point() else v for k, v in load_file(FIXTURES / name / "expected.safetensors").items()}
+    rounded, _ = denoising(known, {part: model.bfloat16() for part, model in model_folder.build(spec).items()})
+    relative = lambda n: float((rounded[n].float() - exact[n]).abs().max() / exact[n].abs().max())
+    return {n: relative(n) for n in ("loss", "grad_embeds", "grad_context")}
 
 
 def picture(spec, vae):

@@ -119,6 +119,22 @@ fn frozen_networks_give_gradients_of_activations_only() {
 }
 
 #[test]
+fn in_bf16_gradients_lose_no_more_than_twice_of_what_torch_loses() {
+    for name in PIPELINES {
+        let (model, golden) = (model(name), Golden::named(name, "gradients"));
+        let inputs = problem(&model, &Golden::of(name));
+        let (text, unet) = (model.text_config().unwrap(), model.unet_config().unwrap());
+        let graph = gradients::denoising_gradient(&text, &unet, DType::Bf16, size(&inputs)).unwrap();
+        let out = run(graph, &model.weights_of(&[Component::TextEncoder, Component::Unet]).unwrap(), &refs(&inputs));
+        for (output, got) in ["loss", "grad_embeds", "grad_context"].into_iter().zip(&out) {
+            let (ours, theirs) = (relative(got, &golden.get(output)), golden.facts()["bf16"][output].as_f64().unwrap() as f32);
+            println!("{name}/{output}: {ours:.1e}, torch {theirs:.1e}");
+            assert!(ours <= 2.0 * theirs, "{name}/{output}: {ours:e} against {theirs:e}");
+        }
+    }
+}
+
+#[test]
 fn decoder_gradients_are_those_of_torch() {
     for name in PIPELINES {
         let (model, golden) = (model(name), Golden::named(name, "gradients"));
