@@ -248,6 +248,31 @@ fn writes_where_none_may_go_and_traps() {
 }
 
 #[test]
+fn assertions() {
+    let ptx = format!(
+        "{HEAD}.extern .func __assertfail
+(
+.param .b64 p0
+)
+.noreturn;
+.visible .entry planted(.param .u64 a)
+{{
+.reg .b32 %t; .reg .b64 %a; .reg .pred %p;
+mov.u32 %t, %tid.x; setp.eq.u32 %p, %t, 37;
+ld.param.u64 %a, [a];
+{{
+.param .b64 param0; st.param.b64 [param0+0], %a;
+@%p call.uni __assertfail, (param0);
+}}
+ret;
+}}
+"
+    );
+    let fault = Rig::new(&ptx).launch("planted", 1, 64, 0, &[0]).unwrap_err();
+    assert_eq!((fault.kind, fault.thread, fault.line), (FaultKind::Trap, [37, 0, 0], 17), "{fault}");
+}
+
+#[test]
 fn constants_and_endless_loops() {
     let ptx = |body: &str| {
         format!(

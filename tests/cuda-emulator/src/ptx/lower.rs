@@ -168,6 +168,10 @@ impl<'a> Lowering<'a> {
     fn call(&mut self, frame: &mut Frame<'a>, inst: &'a Inst, results: &[String], name: &str, arguments: &[String]) -> Result<(), Fault> {
         if name == "__assertfail" {
             self.push(Op::Trap, Class::Control, Vec::new(), 0, inst.line);
+            if let Some(ir) = self.draft.code.last_mut() {
+                ir.guard = inst.guard.map(|(reg, negated)| (frame.reg(reg), negated));
+                ir.location = inst.location;
+            }
             return Ok(());
         }
         let Some(callee) = self.syntax.functions.iter().find(|f| f.name == name && f.body.is_some()) else {
