@@ -21,7 +21,7 @@ __forceinline__ Finish finish_of(const Conv2dParams &p) {
     return Finish{p.rows, p.columns, p.bias, p.row_bias, p.out_height * p.out_width, p.residual, p.slope, p.negative, p.y};
 }
 
-__forceinline__ Partial partial_of(const Conv2dParams &p) { return Partial{p.partial, p.rows, (p.columns + 7) / 8 * 8}; }
+__forceinline__ Partial partial_of(const Conv2dParams &p) { return Partial{p.partial, p.rows, (p.columns + 15) / 16 * 16}; }
 
 /// Stores the sums of a tile that starts at (m0, n0): finished, or as one part of several.
 struct Put {
@@ -71,7 +71,7 @@ extern "C" __global__ void __launch_bounds__(Plain::THREADS) conv2d_plain(const 
     WindowSource<TX, 1, RESIZE> a(p.x, geometry_of(p), k, end, [&](int) { return min(m0 + Plain::row(), p.rows - 1); });
     RowSource<TW, 1> b(p.weight, p.depth, k, end, [&](int) { return min(n0 + Plain::row(), p.columns - 1); });
     float sums[Plain::PART_M][Plain::PART_N] = {};
-    multiply_plain<ALIGNED, ALIGNED>(sums, shared, a, b, (end - begin + Plain::DEPTH - 1) / Plain::DEPTH);
+    multiply_plain<ALIGNED>(sums, shared, a, b, (end - begin + Plain::DEPTH - 1) / Plain::DEPTH);
     each_plain_chunk<false>(sums, shared, Put{p, m0, n0});
 }
 #endif

@@ -22,7 +22,7 @@ __forceinline__ Finish finish_of(const LinearParams &p) {
 }
 
 /// Columns of the partial sums; gated: the values, then the gates.
-__forceinline__ u32 pitch_of(const LinearParams &p) { return (p.columns + 7) / 8 * 8 * (GATED ? 2 : 1); }
+__forceinline__ u32 pitch_of(const LinearParams &p) { return (p.columns + 15) / 16 * 16 * (GATED ? 2 : 1); }
 
 __forceinline__ Partial partial_of(const LinearParams &p) { return Partial{p.partial, p.rows, pitch_of(p)}; }
 
@@ -84,7 +84,7 @@ extern "C" __global__ void __launch_bounds__(Plain::THREADS) linear_plain(const 
     RowSource<TX, 1> a(p.x, p.depth, k, end, [&](int) { return min(m0 + Plain::row(), p.rows - 1); });
     RowSource<TW, 1> b(p.weight, p.depth, k, end, [&](int) { return weight_row<Plain::TILE>(p, n0, Plain::row()); });
     float sums[Plain::PART_M][Plain::PART_N] = {};
-    multiply_plain<ALIGNED, ALIGNED>(sums, shared, a, b, (end - begin + Plain::DEPTH - 1) / Plain::DEPTH);
+    multiply_plain<ALIGNED>(sums, shared, a, b, (end - begin + Plain::DEPTH - 1) / Plain::DEPTH);
     each_plain_chunk<GATED>(sums, shared, Put{p, m0, n0});
 }
 #endif

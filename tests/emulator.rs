@@ -7,10 +7,10 @@
 mod common;
 
 use common::{bound, compiled, fill, lowering, tools};
-use cuda_emulator::{DeviceModel, Memory, Module};
+use cuda_emulator::{Counters, DeviceModel, Memory, Module};
 use dreamid_engine::device::cuda::Compiler;
 use dreamid_engine::device::{Arch, Launch, Lowered, Slot};
-use dreamid_engine::ops::{Case, HostArray, all_cases};
+use dreamid_engine::ops::{Attention, Case, Conv2d, Heads, HostArray, Linear, all_cases, normal, vector};
 use dreamid_engine::{DType, Tensor, Ty};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock};
@@ -70,7 +70,7 @@ fn check(op: &str, case: &Case) -> Result<f64, String> {
     let arrays: Vec<Option<HostArray>> = inputs.iter().map(|t| t.as_ref().map(HostArray::from)).collect();
     let reference = case.op.reference(&arrays, &outs).map_err(|e| format!("reference: {e}"))?;
     let lowered = case.op.lower(&types, &outs, Arch(device().arch)).map_err(|e| e.to_string())?;
-    let got = execute(&lowered, &inputs, &outs)?;
+    let (got, _) = execute(&lowered, &inputs, &outs)?;
     let mut worst: f64 = 0.0;
     for (want, got) in reference.iter().zip(&got) {
         let verdict = bound::compare(want, got);
@@ -80,6 +80,40 @@ fn check(op: &str, case: &Case) -> Result<f64, String> {
         worst = worst.max(verdict.ratio);
     }
     Ok(worst)
+}
+
+/// Layers like those of the full-size networks, in small numbers: tensor cores do all of the arithmetic that they can, shared memory
+/// never makes a lane wait for another one, and nearly everything that is asked of memory is used.
+#[test]
+fn tensor_cores_are_fed_without_waste() {
+    let t = DType::Bf16;
+    let conv = |resize| Conv2d { resize, ..Conv2d::same(1) };
+    let attention = |packing| Attention { heads: 2, causal: false, packing };
+    let cases = [
+        Case::new("linear", Linear::plain(), vec![normal(t, [2, 256, 320]), normal(t, [320, 320]), vector(320), normal(t, [2, 256, 320])]),
+        Case::new("gates", Linear::geglu(), vec![normal(t, [2, 128, 320]), normal(t, [512, 320]), vector(512)]),
+        Case::new("parts of the depth", Linear::plain(), vec![normal(t, [2, 64, 1280]), normal(t, [320, 1280]), vector(320)]),
+        Case::new("3x3", conv(None), vec![normal(t, [1, 16, 16, 64]), normal(t, [128, 3, 3, 64]), vector(128)]),
+        Case::new("3x3 after upsampling", conv(Some([16, 16])), vec![normal(t, [1, 8, 8, 64]), normal(t, [64, 3, 3, 64]), vector(64)]),
+        Case::new("self attention", attention(Heads::PackedQkv), vec![normal(t, [1, 256, 3 * 128])]),
+        Case::new("cross attention", attention(Heads::PackedKv), vec![normal(t, [1, 128, 128]), normal(t, [1, 77, 256])]),
+    ];
+    for case in cases {
+        let (types, outs) = lowering::types(&case);
+        let inputs = fill::inputs("counted", &case);
+        let lowered = case.op.lower(&types, &outs, Arch(device().arch)).unwrap();
+        let (_, counted) = execute(&lowered, &inputs, &outs).unwrap();
+        for (launch, c) in lowered.launches.iter().zip(counted) {
+            println!("{}: {} {c:?}", case.name, launch.kernel);
+            // a reduction reads its f32 bias in halves of sectors, which next to nothing else but a small sum makes visible
+            if c.tensor == 0 {
+                continue;
+            }
+            assert_eq!(c.shared_wavefronts, c.shared_wavefronts_min, "{}: conflicts of {}", case.name, launch.kernel);
+            assert!(c.load_sectors_min * 100 >= c.load_sectors * 95, "{}: loads of {}", case.name, launch.kernel);
+            assert!(c.store_sectors_min * 100 >= c.store_sectors * 95, "{}: stores of {}", case.name, launch.kernel);
+        }
+    }
 }
 
 fn device() -> &'static DeviceModel {
@@ -111,8 +145,8 @@ impl Drop for Held {
     }
 }
 
-/// Outputs of the launches of one operation.
-fn execute(lowered: &Lowered, inputs: &[Option<Tensor>], outs: &[Ty]) -> Result<Vec<Tensor>, String> {
+/// Outputs of the launches of one operation, and what each launch cost.
+fn execute(lowered: &Lowered, inputs: &[Option<Tensor>], outs: &[Ty]) -> Result<(Vec<Tensor>, Vec<Counters>), String> {
     let (mut held, mut ins) = (Held::default(), Vec::new());
     for tensor in inputs {
         let address = tensor.as_ref().map(|t| held.place(t.bytes().len())).transpose()?;
@@ -131,16 +165,17 @@ fn execute(lowered: &Lowered, inputs: &[Option<Tensor>], outs: &[Ty]) -> Result<
         Slot::OutAt(i, within) => written.get(i).map(|a| a + within),
         Slot::Scratch(within) => scratch.map(|a| a + within),
     };
-    lowered.launches.iter().try_for_each(|launch| run(launch, &address))?;
+    let counted = lowered.launches.iter().map(|launch| run(launch, &address)).collect::<Result<_, _>>()?;
     let read = |(&ty, &from): (&Ty, &u64)| {
         let mut tensor = Tensor::zeros(ty);
         memory().read(from, tensor.bytes_mut()).map_err(|e| format!("an output is not written whole: {e}"))?;
         Ok(tensor)
     };
-    outs.iter().zip(&written).map(read).collect()
+    let got = outs.iter().zip(&written).map(read).collect::<Result<_, String>>()?;
+    Ok((got, counted))
 }
 
-fn run(launch: &Launch, address: &dyn Fn(Slot) -> Option<u64>) -> Result<(), String> {
+fn run(launch: &Launch, address: &dyn Fn(Slot) -> Option<u64>) -> Result<Counters, String> {
     let mut params = launch.params.bytes.clone();
     for &(offset, slot) in &launch.params.pointers {
         let address = address(slot).ok_or_else(|| format!("{}: {slot:?} does not exist", launch.kernel))?;
@@ -149,7 +184,7 @@ fn run(launch: &Launch, address: &dyn Fn(Slot) -> Option<u64>) -> Result<(), Str
     let module = module(launch)?;
     let (grid, block, dynamic_shared) = (launch.grid, launch.block, launch.shared);
     let launched = cuda_emulator::Launch { module: &module, entry: launch.kernel.entry, grid, block, dynamic_shared, params: &params };
-    cuda_emulator::run(device(), memory(), &launched, 1).map(|_| ()).map_err(|fault| format!("{}: {fault}", launch.kernel))
+    cuda_emulator::run(device(), memory(), &launched, 1).map_err(|fault| format!("{}: {fault}", launch.kernel))
 }
 
 /// The module of a launch, compiled, parsed and loaded once in the process.

@@ -23,7 +23,13 @@ union PlainShared {
 
 /// 8 values along k; zero beyond the end.
 template <bool Aligned, class SOURCE> __forceinline__ void fetch(float (&v)[8], const SOURCE &source) {
-    if constexpr (Aligned) {
+    if constexpr (SOURCE::ACROSS) {
+#pragma unroll
+        for (int e = 0; e < 8; e++) {
+            auto c = source.along(e);
+            v[e] = c.valid ? to_f32(*c.at) : 0.0f;
+        }
+    } else if constexpr (Aligned) {
         auto c = source.chunk(0);
 #pragma unroll
         for (int e = 0; e < 8; e++) v[e] = 0.0f;
@@ -37,13 +43,13 @@ template <bool Aligned, class SOURCE> __forceinline__ void fetch(float (&v)[8], 
     }
 }
 
-/// The whole loop over `steps` times DEPTH. AlignedA, AlignedB: that operand's chunks start at multiples of 16 bytes.
-template <bool AlignedA, bool AlignedB, class A, class B>
+/// The whole loop over `steps` times DEPTH. Aligned: every chunk starts at a multiple of 16 bytes.
+template <bool Aligned, class A, class B>
 __forceinline__ void multiply_plain(float (&sums)[Plain::PART_M][Plain::PART_N], PlainShared &shared, A &a, B &b, u32 steps) {
     float next_a[8], next_b[8];
     auto bring = [&] {
-        fetch<AlignedA>(next_a, a);
-        fetch<AlignedB>(next_b, b);
+        fetch<Aligned>(next_a, a);
+        fetch<Aligned>(next_b, b);
         a.advance(Plain::DEPTH);
         b.advance(Plain::DEPTH);
     };

@@ -106,10 +106,13 @@ template <class P, bool Gated, class PUT> __forceinline__ void each_chunk(const 
     auto permuted = [](u32 row, u32 quad) { return row * QUADS + (quad ^ (row & 3) << 1); };
     auto read = [&](float(&v)[8], u32 row, u32 chunk) {
         // half of the lanes read their second quad first: 8 lanes then touch 8 different groups of banks
-        bool swapped = lane & 4;
+        bool swapped = lane & (CHUNKS == 2 ? 2 : 4);
         float4 x = staged[permuted(row, 2 * chunk + swapped)], y = staged[permuted(row, 2 * chunk + !swapped)];
-        float4 low = swapped ? y : x, high = swapped ? x : y;
-        v[0] = low.x, v[1] = low.y, v[2] = low.z, v[3] = low.w, v[4] = high.x, v[5] = high.y, v[6] = high.z, v[7] = high.w;
+        // by bits, because the compiler makes a branch at which lanes part of a selection
+        const u32 mask = 0u - u32(swapped);
+        auto pick = [&](float one, float other) { return __uint_as_float((__float_as_uint(one) & ~mask) | (__float_as_uint(other) & mask)); };
+        v[0] = pick(x.x, y.x), v[1] = pick(x.y, y.y), v[2] = pick(x.z, y.z), v[3] = pick(x.w, y.w);
+        v[4] = pick(y.x, x.x), v[5] = pick(y.y, x.y), v[6] = pick(y.z, x.z), v[7] = pick(y.w, x.w);
     };
 #pragma unroll
     for (int pass = 0; pass < P::PIECES_M; pass += PASS) {

@@ -12,6 +12,7 @@ template <typename V> struct Chunk {
 /// Rows of a matrix that is contiguous along k. The rows beyond its end repeat the last one: what they make is not stored.
 template <typename V, int COUNT> struct RowSource {
     typedef V Value;
+    enum { ACROSS = 0 };
     const V *base;
     u32 start[COUNT];
     u32 k, k_end;
@@ -34,25 +35,44 @@ template <typename V, int COUNT> struct RowSource {
     __forceinline__ void advance(u32 step) { k += step; }
 };
 
-/// Rows of the transposed matrix: k runs down the rows of memory, chunks lie along them. For tiles [k][m].
-template <typename V, int COUNT> struct ColumnSource {
+/// Rows of the transposed matrix: chunks lie along the rows or columns of the result, k runs down the rows of memory. For tiles
+/// [k][m]. PLACE gives the address in memory of (k, column) as `bool place(u32 k, u32 column, u32 &at)`, false where it counts as zero.
+template <typename V, class PLACE> struct ColumnSource {
     typedef V Value;
+    enum { ACROSS = 1 };
     const V *base;
-    u32 pitch, k, k_step, k_end, column, columns;
+    PLACE place;
+    u32 k, k_step, k_end, column, columns;
 
     /// The thread brings rows k, k + k_step, ... of the 8 columns from `column`.
-    __forceinline__ ColumnSource(const V *base, u32 pitch, u32 k, u32 k_step, u32 k_end, u32 column, u32 columns)
-        : base(base), pitch(pitch), k(k), k_step(k_step), k_end(k_end), column(column), columns(columns) {}
+    __forceinline__ ColumnSource(const V *base, PLACE place, u32 k, u32 k_step, u32 k_end, u32 column, u32 columns)
+        : base(base), place(place), k(k), k_step(k_step), k_end(k_end), column(column), columns(columns) {}
 
-    __forceinline__ Chunk<V> chunk(int i) const { return value(i, 0); }
+    __forceinline__ Chunk<V> chunk(int i) const { return find(k + i * k_step, column); }
 
-    __forceinline__ Chunk<V> value(int i, u32 e) const {
-        u32 row = k + i * k_step;
-        bool valid = row < k_end && column + e < columns;
-        return {base + (valid ? u64(row) * pitch + column + e : 0), valid};
-    }
+    __forceinline__ Chunk<V> value(int i, u32 e) const { return find(k + i * k_step, column + e); }
+
+    /// The value of the thread's one column that is e further along k.
+    __forceinline__ Chunk<V> along(u32 e) const { return find(k + e, column); }
 
     __forceinline__ void advance(u32 step) { k += step; }
+
+private:
+    __forceinline__ Chunk<V> find(u32 row, u32 at_column) const {
+        u32 at;
+        bool valid = row < k_end && at_column < columns && place(row, at_column, at);
+        return {base + (valid ? at : 0), valid};
+    }
+};
+
+/// A dense matrix, as a PLACE.
+struct Dense {
+    u32 pitch;
+
+    __forceinline__ bool operator()(u32 k, u32 column, u32 &at) const {
+        at = k * pitch + column;
+        return true;
+    }
 };
 
 /// Brings chunks of a source into tiles of shared memory. Aligned: every chunk starts at a multiple of 16 bytes.

@@ -11,11 +11,24 @@ struct Geometry {
     u32 out_height, out_width;
 };
 
-enum Resize { RESIZE_NONE, RESIZE_DOUBLE, RESIZE_ANY };
+/// How a tap finds its pixel. RESIZE_BACK: the other way round, from pixels of the input to those of the output whose windows hold them.
+enum Resize { RESIZE_NONE, RESIZE_DOUBLE, RESIZE_ANY, RESIZE_BACK };
+
+/// The pixel of memory under a tap of the window of output pixel `row`; false where that is padding.
+template <int Mode> __forceinline__ bool window_pixel(const Geometry &g, u32 row, u32 ky, u32 kx, u32 &pixel) {
+    u32 pixels = g.out_height * g.out_width, b = row / pixels, within = row % pixels;
+    u32 y = within / g.out_width * g.stride + ky - g.top, x = within % g.out_width * g.stride + kx - g.left;
+    bool valid = y < g.resized_height && x < g.resized_width;
+    if constexpr (Mode == RESIZE_DOUBLE) y /= 2, x /= 2;
+    if constexpr (Mode == RESIZE_ANY) y = y * g.height / g.resized_height, x = x * g.width / g.resized_width;
+    pixel = (b * g.height + y) * g.width + x;
+    return valid;
+}
 
 /// COUNT windows of one thread. Taps change rarely: offsets are computed when they do, in between k only moves along channels.
 template <typename V, int COUNT, int Mode> struct WindowSource {
     typedef V Value;
+    enum { ACROSS = 0 };
     const V *base;
     const Geometry g;
     u32 image[COUNT];  // first pixel of the row's image in memory
@@ -30,7 +43,8 @@ template <typename V, int COUNT, int Mode> struct WindowSource {
             u32 row = row_of(i), pixels = g.out_height * g.out_width;
             u32 b = row / pixels, pixel = row % pixels, oy = pixel / g.out_width, ox = pixel % g.out_width;
             image[i] = b * g.height * g.width;
-            i32 y = i32(oy * g.stride) - g.top, x = i32(ox * g.stride) - g.left;
+            i32 y = Mode == RESIZE_BACK ? i32(oy) + g.top : i32(oy * g.stride) - g.top;
+            i32 x = Mode == RESIZE_BACK ? i32(ox) + g.left : i32(ox * g.stride) - g.left;
             corner[i] = u32(y) << 16 | (u32(x) & 0xffff);
         }
         seek();
@@ -69,7 +83,16 @@ private:
 
     /// The pixel of memory under a tap of window i; false where that is padding.
     __forceinline__ bool locate(int i, u32 ky, u32 kx, u32 &pixel) const {
-        u32 y = u32(i32(corner[i]) >> 16) + ky, x = u32(i32(corner[i] << 16) >> 16) + kx;
+        i32 corner_y = i32(corner[i]) >> 16, corner_x = i32(corner[i] << 16) >> 16;
+        u32 y = corner_y + i32(ky), x = corner_x + i32(kx);
+        if constexpr (Mode == RESIZE_BACK) {
+            // negative ones become too large
+            y = corner_y - i32(ky), x = corner_x - i32(kx);
+            bool hit = g.stride == 1 || (y % g.stride == 0 && x % g.stride == 0);
+            if (g.stride != 1) y = i32(y) < 0 ? y : y / g.stride, x = i32(x) < 0 ? x : x / g.stride;
+            pixel = image[i] + y * g.width + x;
+            return hit && y < g.height && x < g.width;
+        }
         bool valid = y < g.resized_height && x < g.resized_width;
         if constexpr (Mode == RESIZE_DOUBLE) y /= 2, x /= 2;
         if constexpr (Mode == RESIZE_ANY) y = y * g.height / g.resized_height, x = x * g.width / g.resized_width;

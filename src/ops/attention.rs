@@ -1,7 +1,9 @@
 //! Multi-head scaled dot-product attention that never holds the score matrix.
 
+use super::lowering::count;
 use super::{AttentionGrad, Case, Cost, HostArray, HostIo, Ins, Op, Fill, each_dtype, filled, normal, unsupported};
 use crate::device::cpu::attention::{self, Element, Rows};
+use crate::device::{Arch, KernelFile, KernelKey, Launch, Lowered, Slot, kernel_file, kernel_params, kernel_type};
 use crate::graph::{Builder, GradCx, Grads};
 use crate::{DType, Result, Ty};
 use half::bf16;
@@ -130,6 +132,38 @@ impl Op for Attention {
         }
     }
 
+    fn lower(&self, ins: &[Option<Ty>], outs: &[Ty], arch: Arch) -> Result<Lowered> {
+        let &[images, queries, channels] = &*outs[0].shape else { return Err(super::op_error::<Self>("output is not [B,S,C]")) };
+        let (dtype, head_dim) = (outs[0].dtype, channels / self.heads);
+        let [q, k, v] = self.spans(|i| ins.get(i).copied().flatten().map_or(0, |t| t.shape[1]), channels);
+        for ty in ins.iter().flatten() {
+            count(ty.shape.elements())?;
+        }
+        let at = |s: Span| Slot::In(s.input).at((s.column * dtype.size()) as u64);
+        let params = AttentionParams {
+            q: at(q),
+            k: at(k),
+            v: at(v),
+            y: Slot::Out(0),
+            log_sum: Slot::Null,
+            queries: count(queries)?,
+            keys: count(k.rows)?,
+            heads: count(self.heads)?,
+            head_dim: count(head_dim)?,
+            q_pitch: count(q.stride)?,
+            kv_pitch: count(k.stride)?,
+            scale: std::f32::consts::LOG2_E / (head_dim as f32).sqrt(),
+        };
+        let variant = Variant::of(dtype, head_dim, k.rows, queries * self.heads * images, arch)?;
+        let unit = if dtype == DType::F32 { 4 } else { 8 };
+        let key = KernelKey::new(&FILE, variant.entry).define("T", kernel_type(dtype));
+        let key = key.define("ALIGNED", u8::from(head_dim.is_multiple_of(unit))).define("CAUSAL", u8::from(self.causal));
+        let kernel = variant.defines.iter().fold(key, |key, &(name, value)| key.define(name, value));
+        let grid = [queries.div_ceil(variant.queries) as u32, params.heads, count(images)?];
+        let (block, shared) = ([variant.threads as u32, 1, 1], variant.shared as u32);
+        Ok(Launch { kernel, grid, block, shared, params: params.pack() }.into())
+    }
+
     fn backward(&self, g: &mut Builder<'_>, cx: &GradCx<'_>) -> Result<Grads> {
         AttentionGrad::append(self, g, cx)
     }
@@ -199,6 +233,78 @@ impl Attention {
         };
         attention::attention(io.cpu, &call, io.outs[0].values::<T>()?);
         Ok(())
+    }
+}
+
+kernel_params! {
+    /// Of all entries of `attention`. `scale` is 1 / (√head_dim · ln 2), for powers of two.
+    struct AttentionParams {
+        q: ptr, k: ptr, v: ptr, y: ptr, log_sum: ptr,
+        queries: u32, keys: u32, heads: u32, head_dim: u32, q_pitch: u32, kv_pitch: u32, scale: f32,
+    }
+}
+static FILE: KernelFile = kernel_file!("attention", [AttentionParams]);
+
+/// An entry of the kernel with its specialisation.
+struct Variant {
+    entry: &'static str,
+    defines: Vec<(&'static str, usize)>,
+    /// Queries and threads of a block, and its bytes of shared memory.
+    queries: usize,
+    threads: usize,
+    shared: usize,
+}
+
+impl Variant {
+    /// `rows`: queries of all heads and images, which decide how many a block gets; results do not depend on that.
+    fn of(dtype: DType, head_dim: usize, keys: usize, rows: usize, arch: Arch) -> Result<Self> {
+        match head_dim {
+            513.. => Err(super::op_error::<Attention>(format!("has no CUDA lowering for heads of {head_dim} values, only up to 512"))),
+            _ if dtype == DType::F32 => Ok(Self::plain(head_dim)),
+            257.. => Ok(Self::wide(head_dim, arch)),
+            _ => Ok(Self::tensor(head_dim, keys, rows)),
+        }
+    }
+
+    fn plain(head_dim: usize) -> Self {
+        let (head, keys, queries) = (head_dim.next_multiple_of(4), 32, 16);
+        let shared = ((queries + keys) * (head + 4) + queries * keys) * 4;
+        Self { entry: "attention_plain", defines: vec![("PLAIN", 1), ("HEAD", head), ("KEYS", keys)], queries, threads: 128, shared }
+    }
+
+    fn wide(head_dim: usize, arch: Arch) -> Self {
+        // eight warps need more shared memory than the consumer chips have
+        let warps = if matches!(arch.0, 80 | 90 | 100) { 8 } else { 4 };
+        let (head, keys, queries) = (head_dim.next_multiple_of(16 * warps), 32, 8 * warps);
+        let shared = row_bytes(head) * (queries + keys) + row_bytes(keys) * queries + queries * (keys + 4) * 4 + queries * 4;
+        let defines = vec![("HEAD", head), ("KEYS", keys), ("WARPS", warps)];
+        Self { entry: "attention_wide", defines, queries, threads: 32 * warps, shared }
+    }
+
+    fn tensor(head_dim: usize, keys: usize, rows: usize) -> Self {
+        /// Queries that give every multiprocessor two blocks of the larger kind.
+        const MANY: usize = 2 * 108 * 128;
+        let head = head_dim.next_multiple_of(16);
+        let pieces = if head <= 64 && rows >= MANY { 2 } else { 1 };
+        let (step, stages) = match head {
+            // the 77 tokens of a prompt in one step
+            0..=64 if (65..=80).contains(&keys) => (80, 2),
+            0..=128 => (64, 2),
+            129..=160 => (64, 1),
+            _ => (32, 1),
+        };
+        let queries = 64 * pieces;
+        let shared = row_bytes(head) * (queries + 2 * stages * step);
+        let defines = vec![("HEAD", head), ("KEYS", step), ("PIECES", pieces), ("STAGES", stages)];
+        Self { entry: "attention_tensor", defines, queries, threads: 128, shared }
+    }
+}
+
+/// Bytes of a row of 16-bit values in shared memory (`Tile` of `tile.cuh`).
+pub(super) fn row_bytes(values: usize) -> usize {
+    match values / 8 {
+        chunks if chunks % 8 == 0 || chunks == 4 || chunks == 2 => 16 * chunks,
+        chunks => 16 * (chunks | 1),
     }
 }
 

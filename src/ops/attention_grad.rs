@@ -6,6 +6,7 @@ use crate::device::cpu::attention::Rows;
 use crate::device::cpu::attention_grad::{self, Target};
 use crate::device::cpu::simd::Elem;
 use crate::device::cpu::split::SharedMut;
+use crate::device::{Arch, Lowered};
 use crate::graph::{Builder, GradCx, Grads};
 use crate::{DType, Result, Ty};
 use half::bf16;
@@ -85,6 +86,10 @@ impl Op for AttentionGrad {
             DType::Bf16 => self.run::<bf16>(io),
             other => Err(unsupported(other)),
         }
+    }
+
+    fn lower(&self, ins: &[Option<Ty>], _outs: &[Ty], _arch: Arch) -> Result<Lowered> {
+        super::product_grads::attention(&self.forward, ins)
     }
 
     fn backward(&self, _g: &mut Builder<'_>, cx: &GradCx<'_>) -> Result<Grads> {

@@ -1,10 +1,13 @@
 //! Convolution of channels-last images, with everything that usually follows it.
 
 use super::host::{Weights, unsupported};
+use super::lowering::{activation, count};
+use super::products::{Entries, Product};
 use super::{Conv2dGrad, Activation, Case, Cost, HostArray, HostIo, Ins, Op, each_dtype, normal, vector};
 use crate::device::cpu::gather::Widens;
 use crate::device::cpu::simd::Elem;
 use crate::device::cpu::{Epilogue, PackSpec, Source, Windows, gemm};
+use crate::device::{Arch, KernelFile, Lowered, Slot, kernel_file, kernel_params};
 use crate::graph::{Builder, GradCx, Grads};
 use crate::{DType, Result, Shape, Ty};
 use half::bf16;
@@ -111,6 +114,50 @@ impl Op for Conv2d {
         }
     }
 
+    fn lower(&self, ins: &[Option<Ty>], outs: &[Ty], arch: Arch) -> Result<Lowered> {
+        let [Some(x), Some(w), ..] = ins else { return Err(super::op_error::<Self>("x and weight are required")) };
+        if self.groups > 1 {
+            return super::conv2d_direct::lower(self, ins, outs);
+        }
+        let &[_, out_height, out_width, columns] = &*outs[0].shape else { return Err(super::op_error::<Self>("output is not [B,h,w,O]")) };
+        let (rows, channels) = (outs[0].shape.rows(), x.shape[3]);
+        let (rows_per_image, depth) = (out_height * out_width, w.shape.elements() / columns);
+        let aligned = channels.is_multiple_of(8);
+        let product = Product { rows, rows_per_image, columns, depth, gated: false, aligned, across: false, types: [x.dtype, w.dtype] };
+        let cut = product.cut(arch)?;
+        let ([tiles_n, splits, split_depth], (act, negative)) = (cut.numbers(), activation(self.act));
+        let params = Conv2dParams {
+            x: Slot::In(0),
+            weight: Slot::In(1),
+            bias: Slot::optional(ins, 2),
+            row_bias: Slot::optional(ins, 3),
+            residual: Slot::optional(ins, 4),
+            slope: Slot::optional(ins, 5),
+            y: Slot::Out(0),
+            partial: cut.partial(),
+            rows: count(rows)?,
+            depth: count(depth)?,
+            columns: count(columns)?,
+            split_depth,
+            splits,
+            tiles_n,
+            height: extent::<Self>(x.shape[1])?,
+            width: extent::<Self>(x.shape[2])?,
+            channels: count(channels)?,
+            resized_height: extent::<Self>(self.input_size(x)[0])?,
+            resized_width: extent::<Self>(self.input_size(x)[1])?,
+            kernel_width: count(w.shape[2])?,
+            stride: extent::<Self>(self.stride)?,
+            top: extent::<Self>(self.padding[0])? as i32,
+            left: extent::<Self>(self.padding[1])? as i32,
+            out_height: extent::<Self>(out_height)?,
+            out_width: extent::<Self>(out_width)?,
+            negative,
+        };
+        let resize = resize_mode(self, x);
+        cut.lower(&product, &ENTRIES, params.pack(), |key| key.define("ACTIVATION", act), |key| key.define("RESIZE", resize))
+    }
+
     fn backward(&self, g: &mut Builder<'_>, cx: &GradCx<'_>) -> Result<Grads> {
         Conv2dGrad::append(self, g, cx)
     }
@@ -148,6 +195,34 @@ impl Conv2d {
         Some((b * x[1] + iy * x[1] / rh) * x[2] + ix * x[2] / rw)
     }
 }
+
+kernel_params! {
+    /// Of all entries of `conv2d`.
+    struct Conv2dParams {
+        x: ptr, weight: ptr, bias: ptr, row_bias: ptr, residual: ptr, slope: ptr, y: ptr, partial: ptr,
+        rows: u32, depth: u32, columns: u32, split_depth: u32, splits: u32, tiles_n: u32,
+        height: u32, width: u32, channels: u32, resized_height: u32, resized_width: u32, kernel_width: u32, stride: u32,
+        top: i32, left: i32, out_height: u32, out_width: u32, negative: f32,
+    }
+}
+static FILE: KernelFile = kernel_file!("conv2d", [Conv2dParams]);
+/// A height, width, step or padding, of which kernels hold 16 bits with their sign.
+pub(super) fn extent<O: Op>(n: usize) -> Result<u32> {
+    let fits = u32::try_from(n).ok().filter(|&n| n <= 16_000);
+    fits.ok_or_else(|| super::op_error::<O>(format!("has an extent of {n}, a CUDA kernel holds up to 16000; run it on --device cpu")))
+}
+
+/// How kernels find pixels of x (`windows.cuh`).
+pub(super) fn resize_mode(conv: &Conv2d, x: &Ty) -> &'static str {
+    let [h, w] = conv.input_size(x);
+    match (h, w) {
+        _ if [h, w] == [x.shape[1], x.shape[2]] => "RESIZE_NONE",
+        _ if [h, w] == [2 * x.shape[1], 2 * x.shape[2]] => "RESIZE_DOUBLE",
+        _ => "RESIZE_ANY",
+    }
+}
+
+const ENTRIES: Entries = Entries { file: &FILE, tensor: "conv2d_tensor", plain: "conv2d_plain", reduce: "conv2d_reduce" };
 
 impl Conv2d {
     fn spec(&self, w: &Ty) -> PackSpec {

@@ -7,6 +7,7 @@ use super::{
 use crate::device::cpu::gather::Widens;
 use crate::device::cpu::simd::Elem;
 use crate::device::cpu::{Epilogue, PackSpec, Source, Windows, gemm, weight_grad};
+use crate::device::{Arch, Lowered};
 use crate::graph::{Builder, GradCx, Grads};
 use crate::{DType, Result, Shape, Ty};
 use half::bf16;
@@ -147,6 +148,10 @@ impl Op for Conv2dGrad {
             (Self::Input { .. }, [_, Some(w), ..]) if input == 1 && w.shape.len() == 4 => Some(self.spec(w.shape)),
             _ => None,
         }
+    }
+
+    fn lower(&self, ins: &[Option<Ty>], outs: &[Ty], arch: Arch) -> Result<Lowered> {
+        super::product_grads::conv2d(self, ins, outs, arch)
     }
 
     fn backward(&self, _g: &mut Builder<'_>, cx: &GradCx<'_>) -> Result<Grads> {

@@ -1,10 +1,13 @@
 //! Matrix product with a weight, and everything that usually follows it.
 
 use super::host::{Weights, unsupported};
+use super::lowering::{activation, count};
+use super::products::{Entries, Product};
 use super::{Activation, Case, Cost, HostArray, HostIo, Ins, LinearGrad, Op, each_dtype, normal, vector};
 use crate::device::cpu::gather::Widens;
 use crate::device::cpu::simd::Elem;
 use crate::device::cpu::{Epilogue, PackSpec, Source, gemm};
+use crate::device::{Arch, KernelFile, Lowered, Slot, kernel_file, kernel_params};
 use crate::graph::{Builder, GradCx, Grads};
 use crate::{DType, Result, Ty};
 use half::bf16;
@@ -96,6 +99,40 @@ impl Op for Linear {
         }
     }
 
+    fn lower(&self, ins: &[Option<Ty>], outs: &[Ty], arch: Arch) -> Result<Lowered> {
+        let [Some(x), Some(w), ..] = ins else { return Err(super::op_error::<Self>("x and weight are required")) };
+        let (rows, depth, columns) = (x.shape.rows(), w.shape[1], outs[0].shape.last_axis());
+        let product = Product {
+            rows,
+            rows_per_image: if x.shape.len() > 2 { x.shape[x.shape.len() - 2] } else { 1 },
+            columns,
+            depth,
+            gated: self.gated,
+            aligned: depth.is_multiple_of(8),
+            across: false,
+            types: [x.dtype, w.dtype],
+        };
+        let cut = product.cut(arch)?;
+        let ([tiles_n, splits, split_depth], (act, negative)) = (cut.numbers(), activation(self.act));
+        let params = LinearParams {
+            x: Slot::In(0),
+            weight: Slot::In(1),
+            bias: Slot::optional(ins, 2),
+            residual: Slot::optional(ins, 3),
+            y: Slot::Out(0),
+            partial: cut.partial(),
+            rows: count(rows)?,
+            depth: count(depth)?,
+            columns: count(columns)?,
+            split_depth,
+            splits,
+            tiles_n,
+            negative,
+        };
+        let gated = u8::from(self.gated);
+        cut.lower(&product, &ENTRIES, params.pack(), |key| key.define("ACTIVATION", act).define("GATED", gated), |key| key)
+    }
+
     fn backward(&self, g: &mut Builder<'_>, cx: &GradCx<'_>) -> Result<Grads> {
         LinearGrad::append(self, g, cx)
     }
@@ -116,6 +153,16 @@ impl Op for Linear {
         cases
     }
 }
+
+kernel_params! {
+    /// Of all entries of `linear`.
+    struct LinearParams {
+        x: ptr, weight: ptr, bias: ptr, residual: ptr, y: ptr, partial: ptr,
+        rows: u32, depth: u32, columns: u32, split_depth: u32, splits: u32, tiles_n: u32, negative: f32,
+    }
+}
+static FILE: KernelFile = kernel_file!("linear", [LinearParams]);
+const ENTRIES: Entries = Entries { file: &FILE, tensor: "linear_tensor", plain: "linear_plain", reduce: "linear_reduce" };
 
 impl Linear {
     fn spec(&self, w: &Ty) -> PackSpec {

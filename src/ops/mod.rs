@@ -4,11 +4,12 @@
 //! Images are channels-last `[B,H,W,C]`, token sequences `[B,S,C]`, and the two are the same bytes.
 
 mod activation;
-#[allow(dead_code)] // until the lowering of conv2d calls it
 mod conv2d_direct;
 mod cost;
 mod host;
 mod lowering;
+mod product_grads;
+mod products;
 #[cfg(test)]
 mod rejects;
 

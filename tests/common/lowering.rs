@@ -7,14 +7,7 @@ use dreamid_engine::models::graphs::{self, StepSize, UnetSize};
 use dreamid_engine::ops::Case;
 
 /// Operations without a CUDA lowering. The list may only get shorter: take an operation off when its kernel lands.
-pub(crate) const NOT_LOWERED: &[&str] = &[
-    "linear",
-    "conv2d",
-    "attention",
-    "linear_grad",
-    "conv2d_grad",
-    "attention_grad",
-];
+pub(crate) const NOT_LOWERED: &[&str] = &[];
 
 /// Types of the inputs and outputs of a case.
 pub(crate) fn types(case: &Case) -> (Vec<Option<dreamid_engine::Ty>>, Vec<dreamid_engine::Ty>) {

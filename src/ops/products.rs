@@ -1,0 +1,299 @@
+//! How matrix products are cut for CUDA: tiles from one table, parts of the depth where there are too few of them.
+//!
+//! Tiles are chosen by a count of cycles and do not change results: every tile adds in the order of the depth. Parts of the depth do,
+//! in the last bits; they follow from the shape of one image, never from the batch, so that an image gives the same bits in any batch.
+
+use super::lowering::count;
+use crate::device::{Arch, KernelFile, KernelKey, Launch, Lowered, Params, Slot, kernel_type};
+use crate::{DType, Result};
+
+/// A tile of the tensor-core product: rows and columns of a block, its warps, and stages of 32 of the depth in shared memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Tile {
+    rows: usize,
+    columns: usize,
+    warps: [usize; 2],
+    stages: usize,
+}
+
+const fn tile(rows: usize, columns: usize, warps: [usize; 2], stages: usize) -> Tile {
+    Tile { rows, columns, warps, stages }
+}
+
+/// The one table of tiles. The first one serves rows that are not aligned, whose gathering needs many registers.
+const TILES: [Tile; 6] = [
+    tile(64, 64, [2, 2], 4),
+    tile(32, 64, [2, 2], 4),
+    tile(64, 128, [2, 2], 4),
+    tile(128, 64, [2, 1], 3),
+    tile(192, 64, [2, 2], 3),
+    tile(128, 128, [2, 2], 4),
+];
+
+/// Rows, columns, depth of a step and threads of the plain product (`fma.cuh`).
+const PLAIN: [usize; 4] = [64, 64, 16, 128];
+/// Depth of a stage (`gemm.cuh`).
+const DEPTH: usize = 32;
+/// Threads of the reductions.
+const REDUCE: usize = 256;
+/// No part of the depth is shorter than this many steps, nor are there more parts.
+const SHORTEST_PART: usize = 4;
+const MOST_PARTS: usize = 16;
+
+/// One product: `rows` x `depth` times the transpose of `columns` x `depth`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Product {
+    pub(crate) rows: usize,
+    /// Rows of one image or sequence: what parts of the depth are chosen by.
+    pub(crate) rows_per_image: usize,
+    /// Columns of the result.
+    pub(crate) columns: usize,
+    pub(crate) depth: usize,
+    /// Each column of the result has a gate, which is a column of the product.
+    pub(crate) gated: bool,
+    /// Every 8 values along the depth start at a multiple of 16 bytes.
+    pub(crate) aligned: bool,
+    /// The left operand is contiguous along the rows, not along the depth.
+    pub(crate) across: bool,
+    /// Types of both operands; the first is the result's too.
+    pub(crate) types: [DType; 2],
+}
+
+/// Where the kernels of a product are written.
+pub(crate) struct Entries {
+    pub(crate) file: &'static KernelFile,
+    pub(crate) tensor: &'static str,
+    pub(crate) plain: &'static str,
+    pub(crate) reduce: &'static str,
+}
+
+/// What a product's parameter struct needs to know of its cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Cut {
+    /// None: the plain product.
+    tile: Option<Tile>,
+    blocks: [usize; 2],
+    parts: usize,
+    part_depth: usize,
+}
+
+impl Product {
+    /// The cut for an architecture; fails where a kernel cannot count the values.
+    pub(crate) fn cut(&self, arch: Arch) -> Result<Cut> {
+        let weight_rows = self.columns * if self.gated { 2 } else { 1 };
+        for values in [self.rows * self.depth, weight_rows * self.depth, self.rows * weight_rows] {
+            count(values)?;
+        }
+        let chip = Chip::of(arch);
+        // two images: both halves of the guidance
+        let parts = self.tiles(arch).flat_map(|t| (1..=self.most_parts()).map(move |parts| (t, parts)));
+        let (_, parts) = cheapest(parts, |&(t, parts)| chip.cycles(self, 2 * self.rows_per_image, t, parts)).unwrap_or((None, 1));
+        let tile = cheapest(self.tiles(arch), |&t| chip.cycles(self, self.rows, t, parts)).flatten();
+        let step = tile.map_or(PLAIN[2], |_| DEPTH);
+        let part_depth = self.depth.div_ceil(step).div_ceil(parts) * step;
+        Ok(Cut { tile, blocks: self.blocks(tile, self.rows), parts: self.depth.div_ceil(part_depth), part_depth })
+    }
+
+    fn is_plain(&self) -> bool {
+        self.types[0] == DType::F32 || self.types[0] != self.types[1]
+    }
+
+    fn tiles(&self, arch: Arch) -> impl Iterator<Item = Option<Tile>> + use<> {
+        let (plain, across, few) = (self.is_plain(), self.across, if self.aligned { TILES.len() } else { 1 });
+        // where blocks can only have 99 KiB, one stage less lets two of the largest run beside each other
+        let fit = move |t: Tile| if Chip::of(arch).shared < 128 << 10 && t.columns == 128 { Tile { stages: 3, ..t } } else { t };
+        let table = TILES.into_iter().take(if plain { 0 } else { few }).filter(move |t| !across || t.brings_columns()).map(move |t| Some(fit(t)));
+        table.chain(plain.then_some(None))
+    }
+
+    fn most_parts(&self) -> usize {
+        (self.depth.div_ceil(DEPTH) / SHORTEST_PART).clamp(1, MOST_PARTS)
+    }
+
+    /// Tiles along rows and columns.
+    fn blocks(&self, tile: Option<Tile>, rows: usize) -> [usize; 2] {
+        let [m, n] = tile.map_or([PLAIN[0], PLAIN[1]], |t| [t.rows, t.columns]);
+        [rows.div_ceil(m), self.columns.div_ceil(if self.gated { n / 2 } else { n })]
+    }
+
+    /// Columns of partial sums.
+    fn partial_columns(&self) -> usize {
+        self.columns.next_multiple_of(16) * if self.gated { 2 } else { 1 }
+    }
+}
+
+impl Cut {
+    /// `tiles_n`, `splits` and `split_depth` of the parameter struct.
+    pub(crate) fn numbers(&self) -> [u32; 3] {
+        [self.blocks[1] as u32, self.parts as u32, self.part_depth as u32]
+    }
+
+    /// Where sums of parts of the depth go; null where there is only one.
+    pub(crate) fn partial(&self) -> Slot {
+        if self.parts > 1 { Slot::Scratch(0) } else { Slot::Null }
+    }
+
+    /// The launches. `common` defines what product and reduction share, `special` what only the product needs.
+    pub(crate) fn lower(
+        &self,
+        product: &Product,
+        entries: &Entries,
+        params: Params,
+        common: impl Fn(KernelKey) -> KernelKey,
+        special: impl Fn(KernelKey) -> KernelKey,
+    ) -> Result<Lowered> {
+        let [t, w] = product.types.map(kernel_type);
+        let base = |entry| {
+            let key = KernelKey::new(entries.file, entry).define("T", t).define("WIDE", u8::from(product.columns.is_multiple_of(8)));
+            common(key)
+        };
+        let main = match self.tile {
+            Some(tile) => tile.define(base(entries.tensor)),
+            None => base(entries.plain).define("TX", t).define("TW", w),
+        };
+        let main = special(main.define("ALIGNED", u8::from(product.aligned)).define("SPLIT", u8::from(self.parts > 1)));
+        let (threads, shared) = self.tile.map_or((PLAIN[3], 0), |t| (t.threads(), t.shared()));
+        let grid = [count(self.blocks[0] * self.blocks[1])?, 1, self.parts as u32];
+        let mut lowered = Lowered::from(Launch { kernel: main, grid, block: [threads as u32, 1, 1], shared: shared as u32, params: params.clone() });
+        if self.parts > 1 {
+            let kernel = base(entries.reduce).define("REDUCE", 1).define("SPLIT", 0);
+            let blocks = count((product.rows * product.columns.div_ceil(8)).div_ceil(REDUCE))?;
+            lowered.launches.push(Launch { kernel, grid: [blocks, 1, 1], block: [REDUCE as u32, 1, 1], shared: 0, params });
+            lowered.scratch = (self.parts * product.rows * product.partial_columns() * 4) as u64;
+        }
+        Ok(lowered)
+    }
+}
+
+impl Tile {
+    fn threads(&self) -> usize {
+        32 * self.warps[0] * self.warps[1]
+    }
+
+    /// True when each thread has the same chunk of every row that it brings of a tile [k][row], as `source.cuh` wants it.
+    fn brings_columns(&self) -> bool {
+        self.threads().is_multiple_of(self.rows / 8) && (self.threads() / (self.rows / 8)).is_multiple_of(8)
+    }
+
+    /// Rows and columns of one warp.
+    fn warp(&self) -> [usize; 2] {
+        [self.rows / self.warps[0], self.columns / self.warps[1]]
+    }
+
+    /// Bytes of shared memory: the stages, or two rows of pieces of each warp on their way out.
+    fn shared(&self) -> usize {
+        let [m, n] = self.warp();
+        (self.stages * (self.rows + self.columns) * DEPTH * 2).max(self.threads() / 32 * m.min(32) * n * 4)
+    }
+
+    fn define(&self, key: KernelKey) -> KernelKey {
+        let key = key.define("TILE_M", self.rows).define("TILE_N", self.columns);
+        key.define("WARPS_M", self.warps[0]).define("WARPS_N", self.warps[1]).define("STAGES", self.stages)
+    }
+}
+
+/// What the choice of tiles knows of a chip.
+#[derive(Clone, Copy)]
+struct Chip {
+    /// Multiprocessors of its largest common product.
+    multiprocessors: usize,
+    /// 16-bit multiply-adds of a multiprocessor in a cycle by mma.sync.
+    rate: usize,
+    /// Bytes of shared memory of a multiprocessor.
+    shared: usize,
+}
+
+impl Chip {
+    /// From the architectures' white papers; sm_90 and sm_100 reach about five eighths of their rate through mma.sync.
+    fn of(arch: Arch) -> Self {
+        let [multiprocessors, rate, shared] = match arch.0 {
+            0..86 => [108, 1024, 164],
+            86 => [84, 512, 100],
+            87..90 => [128, 512, 100],
+            90..100 => [132, 1280, 228],
+            100..120 => [148, 1280, 228],
+            _ => [170, 512, 100],
+        };
+        Self { multiprocessors, rate, shared: shared << 10 }
+    }
+
+    /// Cycles of a product cut this way, by a count of what binds: tensor cores, shared memory, whole waves of blocks, the reduction.
+    fn cycles(&self, product: &Product, rows: usize, tile: Option<Tile>, parts: usize) -> usize {
+        /// Filling the stages and storing the sums; a launch; bytes in a cycle to and from the second-level cache.
+        const ENDS: usize = 1800;
+        const LAUNCH: usize = 3500;
+        const CACHE: usize = 2500;
+        let [m, n] = product.blocks(tile, rows);
+        let steps = product.depth.div_ceil(DEPTH).div_ceil(parts);
+        let step = tile.map_or(64 * 64 * DEPTH / 100, |t| self.step(t));
+        let resident = tile.map_or(4, |t| (self.shared / (t.shared() + 1024)).min(65536 / 256 / t.threads()).max(1));
+        let each = (m * n * parts).div_ceil(self.multiprocessors);
+        // a lone block of few warps cannot hide its own latencies
+        let alone = if each * tile.map_or(4, |t| t.threads() / 32) < 8 { 3 } else { 2 };
+        let reduction = if parts > 1 { LAUNCH + (2 * parts + 1) * rows * product.partial_columns() * 4 / CACHE } else { 0 };
+        each * steps * step * alone / 2 + each.div_ceil(resident) * ENDS + reduction
+    }
+
+    /// Cycles of one stage on a multiprocessor: products on the tensor cores, or 128 bytes of shared memory at a time.
+    fn step(&self, tile: Tile) -> usize {
+        let [m, n] = tile.warp();
+        let products = tile.rows * tile.columns * DEPTH / self.rate;
+        let bytes = (tile.rows + tile.columns + tile.threads() / 32 * (m + n)) * DEPTH * 2;
+        products.max(bytes / 128)
+    }
+}
+
+/// The first of the candidates that cost least.
+fn cheapest<T>(candidates: impl Iterator<Item = T>, cost: impl Fn(&T) -> usize) -> Option<T> {
+    candidates.min_by_key(cost)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn product(rows: usize, rows_per_image: usize, columns: usize, depth: usize) -> Product {
+        Product { rows, rows_per_image, columns, depth, gated: false, aligned: true, across: false, types: [DType::Bf16; 2] }
+    }
+
+    #[test]
+    fn parts_of_the_depth_do_not_follow_from_the_batch() {
+        for (image, columns, depth) in [(64, 1280, 11520), (77, 1280, 1024), (256, 1280, 5760), (4096, 320, 2880), (1, 1280, 320)] {
+            let cuts: Vec<Cut> = [1, 2, 8].map(|batch| product(batch * image, image, columns, depth).cut(Arch(80)).unwrap()).into();
+            assert!(cuts.iter().all(|c| (c.parts, c.part_depth) == (cuts[0].parts, cuts[0].part_depth)), "{cuts:?}");
+        }
+    }
+
+    #[test]
+    fn few_tiles_are_cut_along_the_depth_and_many_are_not() {
+        let parts = |rows, image, columns, depth| product(rows, image, columns, depth).cut(Arch(80)).unwrap().parts;
+        assert!(parts(128, 64, 1280, 11520) > 1);
+        assert_eq!(parts(8192, 4096, 320, 2880), 1);
+        assert_eq!(parts(4, 2, 3, 40), 1);
+    }
+
+    #[test]
+    fn every_part_has_some_of_the_depth() {
+        for depth in [1, 31, 33, 320, 321, 1000, 2880, 11520, 23040] {
+            for rows in [1, 64, 154, 1024] {
+                let cut = product(rows, rows, 1280, depth).cut(Arch(90)).unwrap();
+                assert!((cut.parts - 1) * cut.part_depth < depth && cut.parts * cut.part_depth >= depth, "{cut:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn stages_fit_every_chip() {
+        for (arch, most) in [(80, 163), (86, 99), (89, 99), (90, 227), (100, 227), (120, 99)] {
+            for tile in product(128, 64, 1280, 1280).tiles(Arch(arch)).flatten() {
+                assert!(tile.shared() <= most << 10, "{tile:?} on sm_{arch}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_kernels_cannot_count_is_refused() {
+        let error = product(1 << 20, 1 << 20, 4096, 4096).cut(Arch(80)).unwrap_err().to_string();
+        assert!(error.contains("more than a CUDA kernel counts"), "{error}");
+    }
+}
