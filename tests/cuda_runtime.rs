@@ -55,7 +55,7 @@ fn graph(dtype: DType) -> Graph {
     let normed = s.op(LayerNorm { eps: 1e-5 }, &[Some(tokens), Some(gamma), Some(beta)]).unwrap();
     let sum = b.op(Add { act: Activation::Gelu }, &[Some(tokens), Some(normed)]).unwrap();
     let y = b.op(Reshape { shape: Shape::from([2, 6, 5, 32]) }, &[Some(sum)]).unwrap();
-    let row = b.op(TableRow { batch: 2 }, &[Some(table), Some(index)]).unwrap();
+    let row = b.op(TableRow { batch: 2, dtype: DType::F32 }, &[Some(index), Some(table)]).unwrap();
     b.output("y", y).unwrap();
     b.output("row", row).unwrap();
     graph

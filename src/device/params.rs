@@ -61,21 +61,41 @@ pub enum FieldKind {
     U64,
     /// Floating point, 32 bits.
     F32,
+    /// An array of device addresses.
+    Addresses(usize),
+    /// An array of unsigned numbers of 32 bits.
+    U32s(usize),
 }
 
 impl FieldKind {
-    /// Size in bytes, which is its alignment too.
-    pub const fn size(self) -> usize {
+    /// Alignment in bytes, which is the size of one element too.
+    pub const fn align(self) -> usize {
         match self {
-            Self::Address | Self::U64 => 8,
-            Self::U32 | Self::I32 | Self::F32 => 4,
+            Self::Address | Self::Addresses(_) | Self::U64 => 8,
+            Self::U32 | Self::U32s(_) | Self::I32 | Self::F32 => 4,
+        }
+    }
+
+    /// Size in bytes.
+    pub const fn size(self) -> usize {
+        match self.count() {
+            Some(count) => count * self.align(),
+            None => self.align(),
+        }
+    }
+
+    /// Elements of an array.
+    const fn count(self) -> Option<usize> {
+        match self {
+            Self::Addresses(count) | Self::U32s(count) => Some(count),
+            _ => None,
         }
     }
 
     fn c_name(self) -> &'static str {
         match self {
-            Self::Address => "Address",
-            Self::U32 => "unsigned int",
+            Self::Address | Self::Addresses(_) => "Address",
+            Self::U32 | Self::U32s(_) => "unsigned int",
             Self::I32 => "int",
             Self::U64 => "unsigned long long",
             Self::F32 => "float",
@@ -97,7 +117,7 @@ impl ParamsLayout {
     pub fn offsets(&self) -> Vec<usize> {
         let mut end = 0;
         let place = |&(_, kind): &(&str, FieldKind)| {
-            let start = usize::next_multiple_of(end, kind.size());
+            let start = usize::next_multiple_of(end, kind.align());
             end = start + kind.size();
             start
         };
@@ -106,8 +126,8 @@ impl ParamsLayout {
 
     /// Size in bytes, with the padding at the end.
     pub fn size(&self) -> usize {
-        let end = self.fields.iter().fold(0, |end: usize, (_, kind)| end.next_multiple_of(kind.size()) + kind.size());
-        let align = self.fields.iter().map(|(_, kind)| kind.size()).max().unwrap_or(1);
+        let end = self.fields.iter().fold(0, |end: usize, (_, kind)| end.next_multiple_of(kind.align()) + kind.size());
+        let align = self.fields.iter().map(|(_, kind)| kind.align()).max().unwrap_or(1);
         end.next_multiple_of(align)
     }
 
@@ -116,7 +136,8 @@ impl ParamsLayout {
     pub fn c_declaration(&self) -> String {
         let mut text = format!("struct {} {{\n", self.name);
         for (name, kind) in self.fields {
-            let _ = writeln!(text, "    {} {name};", kind.c_name());
+            let extent = kind.count().map_or(String::new(), |count| format!("[{count}]"));
+            let _ = writeln!(text, "    {} {name}{extent};", kind.c_name());
         }
         text += "};\n";
         let _ = writeln!(text, "static_assert(sizeof({}) == {}, \"size\");", self.name, self.size());
@@ -130,6 +151,10 @@ impl ParamsLayout {
             let mut put = |bytes: &[u8]| params.bytes[offset..offset + bytes.len()].copy_from_slice(bytes);
             match *value {
                 FieldValue::Address(slot) => params.pointers.push((offset, slot)),
+                FieldValue::Addresses(ref slots) => {
+                    params.pointers.extend(slots.iter().enumerate().map(|(i, slot)| (offset + 8 * i, *slot)))
+                }
+                FieldValue::U32s(ref values) => put(&values.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>()),
                 FieldValue::U32(x) => put(&x.to_le_bytes()),
                 FieldValue::I32(x) => put(&x.to_le_bytes()),
                 FieldValue::U64(x) => put(&x.to_le_bytes()),
@@ -141,7 +166,7 @@ impl ParamsLayout {
 }
 
 /// Value of one field.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum FieldValue {
     /// A device address, not known yet.
     Address(Slot),
@@ -153,6 +178,10 @@ pub enum FieldValue {
     U64(u64),
     /// Floating point, 32 bits.
     F32(f32),
+    /// As many device addresses as the array has.
+    Addresses(Vec<Slot>),
+    /// As many numbers as the array has.
+    U32s(Vec<u32>),
 }
 
 /// Declares the parameter struct of a kernel for both sides:
@@ -164,11 +193,11 @@ pub enum FieldValue {
 /// }
 /// ```
 ///
-/// makes the Rust struct (`ptr` is a [`Slot`]; u32, i32, u64 and f32 are themselves), `CastParams::LAYOUT` for the kernel file, and
+/// makes the Rust struct (`ptr` is a [`Slot`]; u32, i32, u64 and f32 are themselves, `[ptr; 4]` and `[u32; 4]` arrays), `CastParams::LAYOUT` for the kernel file, and
 /// `.pack()`. In the kernel a `ptr` can be assigned to a pointer of any type, and is false when null.
 #[allow(unused_macros)] // until the first kernel is written
 macro_rules! kernel_params {
-    ($(#[$doc:meta])* $vis:vis struct $name:ident { $($field:ident : $kind:ident),* $(,)? }) => {
+    ($(#[$doc:meta])* $vis:vis struct $name:ident { $($field:ident : $kind:tt),* $(,)? }) => {
         $(#[$doc])*
         #[derive(Clone, Copy, Debug)]
         $vis struct $name { $($vis $field: $crate::device::params::kernel_params!(@type $kind)),* }
@@ -186,8 +215,13 @@ macro_rules! kernel_params {
             }
         }
     };
+    (@type [ptr; $n:tt]) => { [$crate::device::Slot; $n] };
+    (@kind [ptr; $n:tt]) => { $crate::device::FieldKind::Addresses($n) };
+    (@kind [u32; $n:tt]) => { $crate::device::FieldKind::U32s($n) };
+    (@value [ptr; $n:tt], $value:expr) => { $crate::device::FieldValue::Addresses($value.to_vec()) };
+    (@value [u32; $n:tt], $value:expr) => { $crate::device::FieldValue::U32s($value.to_vec()) };
     (@type ptr) => { $crate::device::Slot };
-    (@type $kind:ident) => { $kind };
+    (@type $kind:ty) => { $kind };
     (@kind ptr) => { $crate::device::FieldKind::Address };
     (@kind u32) => { $crate::device::FieldKind::U32 };
     (@kind i32) => { $crate::device::FieldKind::I32 };
@@ -235,6 +269,16 @@ mod tests {
         kernel_params! { struct Narrow { a: u32, b: f32, c: i32 } }
         assert_eq!(Narrow::LAYOUT.size(), 12);
         assert_eq!(Narrow { a: 1, b: 2.0, c: 3 }.pack().pointers, []);
+    }
+
+    #[test]
+    fn arrays_lie_element_after_element() {
+        kernel_params! { struct Arrays { count: u32, x: [ptr; 2], widths: [u32; 3] } }
+        assert_eq!((Arrays::LAYOUT.offsets(), Arrays::LAYOUT.size()), (vec![0, 8, 24], 40));
+        let params = Arrays { count: 2, x: [Slot::In(0), Slot::In(3)], widths: [5, 6, 7] }.pack();
+        assert_eq!(params.pointers, [(8, Slot::In(0)), (16, Slot::In(3))]);
+        assert_eq!((params.bytes[24], params.bytes[28], params.bytes[32]), (5, 6, 7));
+        assert!(Arrays::LAYOUT.c_declaration().contains("    Address x[2];\n    unsigned int widths[3];\n"));
     }
 
     #[test]

@@ -26,6 +26,11 @@ pub struct GradCx<'a> {
 }
 
 impl GradCx<'_> {
+    /// Number of inputs, absent ones included.
+    pub fn inputs(&self) -> usize {
+        self.inputs.len()
+    }
+
     /// A required input.
     pub fn input(&self, index: usize) -> Result<Value> {
         self.opt(index).ok_or_else(|| self.error(format!("input {index} is missing")))
@@ -44,6 +49,11 @@ impl GradCx<'_> {
     /// Gradient of the only output, of its type.
     pub fn gradient(&self) -> Result<Value> {
         self.gradients.first().copied().flatten().ok_or_else(|| self.error("the output has no gradient".into()))
+    }
+
+    /// Gradient of one of several outputs, of its type; none if nothing depends on it.
+    pub fn gradient_of(&self, output: usize) -> Option<Value> {
+        self.gradients.get(output).copied().flatten()
     }
 
     /// Whether a gradient is wanted of an input.

@@ -154,7 +154,7 @@ pub fn ddim_step(config: &UnetConfig, dtype: DType, size: StepSize) -> Result<Gr
         unet::unet(&mut b, config, x, &conditioning)?
     };
     let mut sampler = b.scope("sampler");
-    let row = sampler.op(TableRow { batch: 1 }, &[Some(coefficients), Some(step)])?;
+    let row = sampler.op(TableRow { batch: 1, dtype: DType::F32 }, &[Some(step), Some(coefficients)])?;
     let next = sampler.op(DdimStep, &[Some(latents), Some(eps), Some(row), guidance])?;
     b.output("next", next)?;
     Ok(graph)
@@ -169,13 +169,21 @@ fn made_beforehand(b: &mut Builder<'_>, config: &UnetConfig, size: StepSize, ste
         let value = b.input(&name, b.dtype(), [batch, size.tokens, 2 * channels]);
         keys_values.insert(name, value);
     }
+    let tables: Vec<(String, Value)> = config
+        .residual_blocks()
+        .into_iter()
+        .map(|(place, channels)| {
+            let name = b.name(&place);
+            let table = b.input(&name, DType::F32, [size.steps, channels]);
+            (name, table)
+        })
+        .collect();
     let mut biases = ByPlace::new();
-    for (place, channels) in config.residual_blocks() {
-        let name = b.name(&place);
-        let table = b.input(&name, DType::F32, [size.steps, channels]);
-        let mut b = b.scope(place);
-        let row = b.op(TableRow { batch }, &[Some(table), Some(step)])?;
-        biases.insert(name, stored(&mut b, row)?);
+    let dtype = b.dtype();
+    for some in tables.chunks(TableRow::MOST) {
+        let inputs: Vec<Option<Value>> = [Some(step)].into_iter().chain(some.iter().map(|(_, table)| Some(*table))).collect();
+        let rows = b.scope("time").op_many(TableRow { batch, dtype }, &inputs)?;
+        biases.extend(some.iter().zip(rows).map(|((name, _), row)| (name.clone(), row)));
     }
     Ok(Conditioning { context: Context::KeysValues(keys_values), time: Time::Biases(biases) })
 }

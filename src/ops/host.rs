@@ -19,6 +19,11 @@ impl<'a> Ins<'a> {
         Self { op, types }
     }
 
+    /// Number of inputs, absent ones included.
+    pub fn len(&self) -> usize {
+        self.types.len()
+    }
+
     /// Type of a required input; it must not be empty.
     pub fn get(&self, index: usize, name: &str) -> Result<Ty> {
         let ty = self.opt(index).ok_or_else(|| self.error(format!("input {index} ({name}) is missing")))?;

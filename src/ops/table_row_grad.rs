@@ -66,10 +66,10 @@ impl Op for TableRowGrad {
 
     fn cases() -> Vec<Case> {
         let gradient = |case: Case| {
-            let (AnyOp::TableRow(TableRow { batch }), Some(table)) = (case.op, case.inputs[0]) else { return None };
+            let (AnyOp::TableRow(TableRow { batch, .. }), &[index, Some(table)]) = (case.op, case.inputs.as_slice()) else { return None };
             let mut extents = table.ty.shape.to_vec();
             let rows = std::mem::replace(&mut extents[0], batch);
-            Some(Case::new(case.name, Self { rows }, vec![normal(DType::F32, Shape::new(&extents)), case.inputs[1]]))
+            Some(Case::new(case.name, Self { rows }, vec![normal(DType::F32, Shape::new(&extents)), index]))
         };
         TableRow::cases().into_iter().filter_map(gradient).collect()
     }
