@@ -2,15 +2,15 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
 use dreamid_engine::DType;
-use dreamid_engine::device::Device;
+use dreamid_engine::device::{Arch, Device};
 use dreamid_engine::exec::Executable;
-use dreamid_engine::graph::{Graph, Plan};
+use dreamid_engine::graph::{Graph, Plan, lower};
 use dreamid_engine::models::gradients::{self, BatchSize};
 use dreamid_engine::models::graphs::{self, StepSize, UnetSize};
 use dreamid_engine::ops::{AnyOp, LinearGrad};
 use dreamid_engine::models::{ClipVisionConfig, Component, ModelFolder};
 use dreamid_engine::weights::Weights;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 fn model() -> ModelFolder {
     ModelFolder::sd21_random(0)
@@ -47,6 +47,30 @@ fn unet_has_the_published_parameters_and_work() {
     near(gmac(exe.graph()), 402.1);
     near(gmac(unet(2, DType::Bf16).graph()), 2.0 * 402.1);
 }
+
+/// A whole step of the sampler: the UNet on both halves of guidance, guidance, and the update. The aim is 360 launches; what is above it
+/// are second launches that add partial sums, which the last block of each tile could do itself.
+#[test]
+fn a_guided_step_is_lowered_to_few_launches() {
+    let config = model().unet_config().unwrap();
+    let size = StepSize { images: 1, height: 64, width: 64, tokens: 77, steps: 30, guided: true };
+    for dtype in [DType::Bf16, DType::F16] {
+        let graph = graphs::ddim_step(&config, dtype, size).unwrap();
+        for (arch, known) in LAUNCHES {
+            let lowered = lower(&graph, Arch(arch)).unwrap();
+            let launches = || lowered.iter().flat_map(|l| &l.launches);
+            let scratch = lowered.iter().map(|l| l.scratch).max().unwrap();
+            let mut by_entry = BTreeMap::new();
+            launches().for_each(|l| *by_entry.entry(l.kernel.entry).or_insert(0) += 1);
+            println!("{dtype} sm_{arch}: {} launches, {} MiB of scratch memory: {by_entry:?}", launches().count(), scratch >> 20);
+            assert_eq!(launches().count(), known, "launches on sm_{arch}: {by_entry:?}");
+            assert!(scratch <= 64 << 20, "{scratch} bytes of scratch memory on sm_{arch}");
+        }
+    }
+}
+
+/// Kinds of device with their launches of a step: as many as there are, and they may only get fewer.
+const LAUNCHES: [(u32, usize); 6] = [(80, 416), (86, 390), (89, 415), (90, 428), (100, 428), (120, 400)];
 
 #[test]
 fn unet_needs_little_more_memory_than_its_skip_connections() {

@@ -3,13 +3,14 @@
 use dreamid_engine::device::cuda::{Code, Compiler};
 use dreamid_engine::device::{Arch, HEADERS, KernelKey};
 use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 /// File with the assembly of the kernel file of `key` under its definitions.
 pub(crate) fn assembly(compiler: &Compiler, key: &KernelKey, arch: Arch) -> Result<PathBuf, String> {
     let mut hash = Sha256::new();
-    for (name, text) in HEADERS.iter().chain([&("file", key.file.text), &("params.cuh", key.file.params_header().as_str())]) {
+    for (name, text) in included(key.file.text).into_iter().chain([("file", key.file.text), ("params.cuh", &key.file.params_header())]) {
         hash.update(format!("{name} {} {text}", text.len()));
     }
     hash.update(format!("{:?} {} {:?}", key.defines, arch.0, compiler.version()));
@@ -23,6 +24,21 @@ pub(crate) fn assembly(compiler: &Compiler, key: &KernelKey, arch: Arch) -> Resu
         keep(&path, &code);
     }
     Ok(path)
+}
+
+/// The headers that a text includes, and those that they include, by name: a change of any other one costs no time.
+fn included(text: &str) -> BTreeMap<&'static str, &'static str> {
+    let mut found = BTreeMap::new();
+    let mut texts = vec![text];
+    while let Some(text) = texts.pop() {
+        let named = |header: &&(&'static str, &'static str)| text.contains(&format!("\"{}\"", header.0));
+        for (name, text) in HEADERS.iter().filter(named) {
+            if found.insert(*name, *text).is_none() {
+                texts.push(text);
+            }
+        }
+    }
+    found
 }
 
 /// Writes a file whole or not at all: several tests may be at it.

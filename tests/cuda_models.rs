@@ -1,0 +1,171 @@
+//! Level 5: whole tiny models and whole requests on the emulated device, started as a user starts them: the program with `--device cuda`,
+//! against what public Python libraries compute on the same weights, and against the processor.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
+
+mod common;
+
+use common::{emulated, tools};
+use dreamid_engine::Tensor;
+use dreamid_engine::weights::{Weights, save};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Stored as f32, f16 and bf16; of unusual shapes.
+const MODELS: [&str; 3] = ["tiny-a", "tiny-b", "tiny-c"];
+
+fn folder(model: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(model)
+}
+
+fn expected(model: &str) -> Weights {
+    Weights::open(folder(model).join("expected.safetensors")).unwrap()
+}
+
+/// The program on the emulated device, with the arguments that every command takes.
+fn on_cuda(command: &[&str], dtype: &str) -> Command {
+    let mut program = emulated::command(Path::new(env!("CARGO_BIN_EXE_dreamid-engine")), &[]);
+    let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("kernel-cache");
+    program.args(command).args(["--device", "cuda", "--dtype", dtype]);
+    program.arg("--nvrtc").arg(tools::nvrtc()).arg("--kernel-cache").arg(cache);
+    program
+}
+
+fn on_cpu(command: &[&str], dtype: &str) -> Command {
+    let mut program = Command::new(env!("CARGO_BIN_EXE_dreamid-engine"));
+    program.args(command).args(["--device", "cpu", "--dtype", dtype]);
+    program
+}
+
+fn succeed(mut command: Command) {
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{command:?}:\n{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// What `run GRAPH` gives for some tensors.
+fn run(
+    program: fn(&[&str], &str) -> Command,
+    graph: &str,
+    model: &str,
+    dtype: &str,
+    tensors: &[(&str, Tensor)],
+    extra: &[&str],
+) -> Weights {
+    let dir = tempfile::tempdir().unwrap();
+    let (inputs, outputs) = (dir.path().join("in.safetensors"), dir.path().join("out.safetensors"));
+    let refs: Vec<(&str, &Tensor)> = tensors.iter().map(|(n, t)| (*n, t)).collect();
+    save(&inputs, &refs, &[]).unwrap();
+    let mut command = program(&["run", graph], dtype);
+    command.args(extra).arg("--model").arg(folder(model)).arg("--inputs").arg(&inputs).arg("--outputs").arg(&outputs);
+    succeed(command);
+    // read now: the folder goes
+    Weights::from_bytes(format!("{graph} of {model}"), std::fs::read(&outputs).unwrap()).unwrap()
+}
+
+/// Largest difference over largest value.
+fn error(got: &Tensor, want: &Tensor) -> f32 {
+    assert_eq!(got.shape(), want.shape());
+    let (got, want) = (got.to_f32_vec(), want.to_f32_vec());
+    let scale = want.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+    got.iter().zip(&want).fold(0.0f32, |m, (a, b)| if (a - b).is_finite() { m.max((a - b).abs()) } else { f32::INFINITY }) / scale
+}
+
+/// A network with a case of the fixture: its name, what it takes, what it gives under which name of the fixture.
+struct Network {
+    graph: &'static str,
+    case: &'static str,
+    takes: &'static [&'static str],
+    gives: &'static [(&'static str, &'static str)],
+}
+
+const UNET: &[&str] = &["latents", "timesteps", "context"];
+const NETWORKS: [Network; 6] = [
+    Network { graph: "text", case: "text", takes: &["input_ids"], gives: &[("hidden", "hidden")] },
+    Network { graph: "text", case: "text", takes: &["input_ids", "positions", "embeds"], gives: &[("hidden", "hidden_injected")] },
+    Network { graph: "unet", case: "unet.0", takes: UNET, gives: &[("eps", "eps")] },
+    Network { graph: "unet", case: "unet.2", takes: UNET, gives: &[("eps", "eps")] },
+    Network { graph: "vae-decode", case: "vae", takes: &["latents"], gives: &[("image", "decoded")] },
+    Network { graph: "vae-encode", case: "vae", takes: &["image"], gives: &[("mean", "mean"), ("logvar", "logvar")] },
+];
+
+impl Network {
+    /// Largest difference to the fixture, over the largest value.
+    fn error(&self, program: fn(&[&str], &str) -> Command, model: &str, dtype: &str) -> f32 {
+        let want = expected(model);
+        let got = run(program, self.graph, model, dtype, &given(&want, self.case, self.takes), &[]);
+        let errors = self
+            .gives
+            .iter()
+            .map(|(name, known)| error(&got.tensor(name).unwrap(), &want.tensor(&format!("{}.{known}", self.case)).unwrap()));
+        errors.fold(0.0, f32::max)
+    }
+}
+
+/// Tensors of a case of the fixture by name.
+fn given(want: &Weights, case: &str, names: &[&'static str]) -> Vec<(&'static str, Tensor)> {
+    names.iter().map(|name| (*name, want.tensor(&format!("{case}.{name}")).unwrap())).collect()
+}
+
+#[test]
+fn every_network_in_f32_equals_its_public_implementation() {
+    for model in MODELS {
+        for network in NETWORKS {
+            let off = network.error(on_cuda, model, "f32");
+            println!("{model} {} on {}: {off:.1e}", network.graph, network.case);
+            assert!(off < 1e-4, "{model}: {} differs by {off:.2e} on {}", network.graph, network.case);
+        }
+    }
+}
+
+/// In 16 bits both devices differ from f32 by rounding, each in its own way: the one may be off by no more than twice the other.
+#[test]
+fn every_network_in_16_bits_is_as_good_as_on_the_processor() {
+    for network in NETWORKS {
+        let cpu = network.error(on_cpu, "tiny-b", "bf16");
+        let (bf16, f16) = (network.error(on_cuda, "tiny-b", "bf16"), network.error(on_cuda, "tiny-b", "f16"));
+        println!("{}: bf16 on the processor {cpu:.1e}, on the device {bf16:.1e}, f16 {f16:.1e}", network.graph);
+        assert!(bf16 < 2.0 * cpu, "{}: bf16 is off by {bf16:.2e}, the processor's by {cpu:.2e}", network.graph);
+        assert!(f16 < cpu, "{}: f16 is off by {f16:.2e}, the processor's bf16 by {cpu:.2e}", network.graph);
+    }
+}
+
+#[test]
+fn thirty_replayed_steps_equal_diffusers() {
+    let want = expected("tiny-a");
+    let given = given(&want, "ddim", &["latents", "context", "context_uncond"]);
+    let got = run(on_cuda, "ddim", "tiny-a", "f32", &given, &["--steps", "30", "--guidance", "7.5"]);
+    let off = error(&got.tensor("final").unwrap(), &want.tensor("ddim.final").unwrap());
+    assert!(off < 1e-4, "final latents differ by {off:.2e}");
+}
+
+#[test]
+fn a_network_that_overflows_is_watched() {
+    let want = expected("tiny-a");
+    let shape = want.tensor("vae.latents").unwrap().shape();
+    let latents = Tensor::from_f32(shape, &vec![f32::INFINITY; shape.elements()]).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let inputs = dir.path().join("in.safetensors");
+    save(&inputs, &[("latents", &latents)], &[]).unwrap();
+    let mut command = on_cuda(&["run", "vae-decode", "--watch"], "f32");
+    command.arg("--model").arg(folder("tiny-a")).arg("--inputs").arg(&inputs).arg("--outputs").arg(dir.path().join("out.safetensors"));
+    let output = command.output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && text.contains("not finite") && text.contains("vae"), "{text}");
+}
+
+/// A whole request: prompt, steps, picture.
+#[test]
+fn a_whole_request_gives_the_picture_of_the_processor() {
+    let dir = tempfile::tempdir().unwrap();
+    let picture = |program: fn(&[&str], &str) -> Command, name: &str| {
+        let path = dir.path().join(name);
+        let mut command = program(&["generate", "--prompt", "oil painting style", "--steps", "3", "--size", "16x16"], "f32");
+        command.arg("--model").arg(folder("tiny-a")).arg("--out").arg(&path);
+        succeed(command);
+        image::open(&path).unwrap().to_rgb8().into_raw()
+    };
+    let (cuda, cpu) = (picture(on_cuda, "cuda.png"), picture(on_cpu, "cpu.png"));
+    assert_eq!(cuda.len(), cpu.len());
+    let off = cuda.iter().zip(&cpu).map(|(a, b)| a.abs_diff(*b)).max().unwrap();
+    assert!(off <= 1, "a byte of the picture differs by {off}");
+    assert!(cpu.iter().any(|b| *b != cpu[0]), "the picture is of one colour");
+}
