@@ -20,7 +20,7 @@ impl<'a> Ins<'a> {
     }
 
     /// Number of inputs, absent ones included.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.types.len()
     }
 
