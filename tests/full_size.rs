@@ -7,8 +7,8 @@ use dreamid_engine::exec::Executable;
 use dreamid_engine::graph::{Graph, Plan, lower};
 use dreamid_engine::models::gradients::{self, BatchSize};
 use dreamid_engine::models::graphs::{self, StepSize, UnetSize};
-use dreamid_engine::ops::{AnyOp, LinearGrad};
 use dreamid_engine::models::{ClipVisionConfig, Component, ModelFolder};
+use dreamid_engine::ops::{AnyOp, LinearGrad};
 use dreamid_engine::weights::Weights;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -151,7 +151,9 @@ fn a_training_sample_costs_gradients_of_activations_and_none_of_weights() {
     let again = again.map(|n| graph.cost(n).flops).sum::<u64>() as f64 / 2e9;
     let nodes = graph.nodes().iter().filter(|n| !n.op.is_view()).count();
     let (arena, least) = (exe.plan().arena_bytes(), exe.plan().least_bytes());
-    println!("linear {linear:.1} (of it computed again {again:.1}), conv {conv:.1}, attention {attention:.1} GMAC; {nodes} operations; arena {arena}, least {least}");
+    println!(
+        "linear {linear:.1} (of it computed again {again:.1}), conv {conv:.1}, attention {attention:.1} GMAC; {nodes} operations; arena {arena}, least {least}"
+    );
     // nothing is differentiated before the first cross-attention; attention has five products where the forward pass has two
     near(linear, 208.3);
     near(conv, 201.6);

@@ -52,7 +52,10 @@ fn every_gradient_stands_beside_its_operation() {
     assert!(gradients.len() > 15, "only {} gradients are registered", gradients.len());
     for gradient in gradients {
         let forward = gradient.trim_end_matches("_grad");
-        assert!(ops.contains(&forward) || GRADIENTS_OF_PARTS.iter().any(|(name, _)| *name == gradient), "{gradient} is the gradient of nothing");
+        assert!(
+            ops.contains(&forward) || GRADIENTS_OF_PARTS.iter().any(|(name, _)| *name == gradient),
+            "{gradient} is the gradient of nothing"
+        );
     }
 }
 

@@ -85,11 +85,8 @@ pub(super) fn conv2d(op: &Conv2dGrad, ins: &[Option<Ty>], outs: &[Ty], arch: Arc
         return grouped(conv, of_input, [dz, &x, &w], outs[0].dtype);
     }
     let (outputs, taps, channels) = (w.shape[0], w.shape[1] * w.shape[2], w.shape[3]);
-    let [rows, depth, columns] = if of_input {
-        [x.shape.rows(), taps * outputs, channels]
-    } else {
-        [outputs, dz.shape.rows(), taps * channels]
-    };
+    let [rows, depth, columns] =
+        if of_input { [x.shape.rows(), taps * outputs, channels] } else { [outputs, dz.shape.rows(), taps * channels] };
     let product = Product {
         rows,
         rows_per_image: if of_input { x.shape[1] * x.shape[2] } else { rows },

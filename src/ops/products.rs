@@ -102,7 +102,8 @@ impl Product {
         let (plain, across, few) = (self.is_plain(), self.across, if self.aligned { TILES.len() } else { 1 });
         // where blocks can only have 99 KiB, one stage less lets two of the largest run beside each other
         let fit = move |t: Tile| if Chip::of(arch).shared < 128 << 10 && t.columns == 128 { Tile { stages: 3, ..t } } else { t };
-        let table = TILES.into_iter().take(if plain { 0 } else { few }).filter(move |t| !across || t.brings_columns()).map(move |t| Some(fit(t)));
+        let table =
+            TILES.into_iter().take(if plain { 0 } else { few }).filter(move |t| !across || t.brings_columns()).map(move |t| Some(fit(t)));
         table.chain(plain.then_some(None))
     }
 
@@ -154,7 +155,8 @@ impl Cut {
         let main = special(main.define("ALIGNED", u8::from(product.aligned)).define("SPLIT", u8::from(self.parts > 1)));
         let (threads, shared) = self.tile.map_or((PLAIN[3], 0), |t| (t.threads(), t.shared()));
         let grid = [count(self.blocks[0] * self.blocks[1])?, 1, self.parts as u32];
-        let mut lowered = Lowered::from(Launch { kernel: main, grid, block: [threads as u32, 1, 1], shared: shared as u32, params: params.clone() });
+        let mut lowered =
+            Lowered::from(Launch { kernel: main, grid, block: [threads as u32, 1, 1], shared: shared as u32, params: params.clone() });
         if self.parts > 1 {
             let kernel = base(entries.reduce).define("REDUCE", 1).define("SPLIT", 0);
             let blocks = count((product.rows * product.columns.div_ceil(8)).div_ceil(REDUCE))?;

@@ -41,7 +41,8 @@ impl<'a> Denoiser<'a> {
     pub(super) fn run(&mut self, latents: &Tensor, on_step: &mut dyn FnMut() -> Result<()>) -> Result<Tensor> {
         let size = StepSize { images: latents.shape()[0], ..self.size };
         self.load(size)?;
-        let finite = |index: usize, t: &Tensor| check_finite(&format!("latents after step {} of {}", index + 1, size.steps), &t.to_f32_vec());
+        let finite =
+            |index: usize, t: &Tensor| check_finite(&format!("latents after step {} of {}", index + 1, size.steps), &t.to_f32_vec());
         let (start, mut elsewhere) = (Instant::now(), Duration::ZERO);
         let latents = sampler_steps(self.networks.step(size)?, latents, size.steps, &mut |step, index| {
             // a look at the latents would make a device wait that may be many steps behind

@@ -4,8 +4,8 @@ use super::inputs::Inputs;
 use super::{Outputs, Setting};
 use dreamid_engine::exec::Executable;
 use dreamid_engine::graph::Graph;
-use dreamid_engine::models::{ClipTextConfig, Component};
 use dreamid_engine::models::graphs::{self, UnetSize};
+use dreamid_engine::models::{ClipTextConfig, Component};
 use dreamid_engine::{Result, Tensor};
 
 pub(super) fn text(setting: &Setting<'_>, inputs: &mut Inputs) -> Result<Outputs> {

@@ -240,7 +240,9 @@ impl<'a, T: Packable> Matrix<'a, T> {
     fn new(spec: PackSpec, nr: usize, values: &'a [T]) -> Self {
         match spec {
             PackSpec::Linear { n, k, gated } => Self { values, n, gated, taps: 1, inputs: k, groups: 1, merged: 1, turned: None },
-            PackSpec::LinearInput { n, k } => Self { values, n: k, gated: false, taps: 1, inputs: n, groups: 1, merged: 1, turned: Some(n) },
+            PackSpec::LinearInput { n, k } => {
+                Self { values, n: k, gated: false, taps: 1, inputs: n, groups: 1, merged: 1, turned: Some(n) }
+            }
             PackSpec::ConvInput { outputs, taps, inputs, groups } => {
                 let outputs = outputs / groups;
                 Self { values, n: inputs, gated: false, taps, inputs: outputs, groups, merged: 1, turned: Some(outputs) }
