@@ -8,9 +8,9 @@ mod common;
 
 use common::{emulated, tools};
 use dreamid_engine::device::cuda::{self, CudaFailure, CudaOptions};
-use dreamid_engine::device::{Device, DeviceOptions};
+use dreamid_engine::device::{Arch, Device, DeviceOptions};
 use dreamid_engine::exec::Executable;
-use dreamid_engine::graph::{Builder, Graph};
+use dreamid_engine::graph::{Builder, Graph, lower};
 use dreamid_engine::ops::{Activation, Add, GroupNorm, LayerNorm, Reshape, TableRow};
 use dreamid_engine::weights::Weights;
 use dreamid_engine::{DType, Error, Result, Shape, Tensor};
@@ -27,6 +27,7 @@ on_the_emulated_driver! {
     /// Work that starts at once, instead of when somebody waits for it.
     executables_do_not_depend_on_when_work_starts [CUEMU_SCHEDULE = "early"] => values;
     executables_run_on_a_newer_device [CUEMU_DEVICE = "h100"] => values;
+    a_kernel_gets_the_shared_memory_of_its_largest_launch [] => shared_memory;
     engines_and_threads_do_not_disturb_each_other [] => engines;
     every_device_is_found_by_its_number [CUEMU_DEVICE = "a100,h100"] => numbers;
     kernels_are_kept_and_a_broken_cache_costs_only_time [] => kept_kernels;
@@ -148,6 +149,36 @@ fn values() {
         drop((exe, other));
         assert_eq!(weights.loaded(), 0);
     }
+}
+
+/// One kernel at two sizes, the one with more shared memory first: what the second asks for must not take it from the first.
+#[test]
+#[ignore = "needs the emulated driver"]
+fn shared_memory() {
+    const SIZES: [(usize, usize); 2] = [(32, 320), (32, 256)]; // side, channels
+    let graph = || {
+        let mut graph = Graph::new();
+        let mut b = Builder::new(&mut graph, DType::Bf16);
+        for (side, channels) in SIZES {
+            let x = b.input(&format!("x{side}-{channels}"), DType::Bf16, [1, side, side, channels]);
+            let [gamma, beta] = ["weight", "bias"].map(|name| b.param_f32(&format!("norm{side}-{channels}.{name}"), [channels]));
+            let y = b.op(GroupNorm { groups: 32, eps: 1e-5, silu: true }, &[Some(x), Some(gamma), Some(beta)]).unwrap();
+            b.output(&format!("y{side}-{channels}"), y).unwrap();
+        }
+        graph
+    };
+    let launches: Vec<_> = lower(&graph(), Arch(80)).unwrap().into_iter().flat_map(|l| l.launches).collect();
+    assert!(launches.len() == 2 && launches[0].kernel == launches[1].kernel, "{launches:?}");
+    assert!(launches[0].shared > launches[1].shared && launches[1].shared > 48 << 10, "{launches:?}");
+    let inputs = SIZES.map(|(side, channels)| {
+        let values: Vec<f32> = (0..side * side * channels).map(|i| (i % 37) as f32 * 0.1 - 1.7).collect();
+        (format!("x{side}-{channels}"), Tensor::from_f32([1, side, side, channels], &values).unwrap())
+    });
+    let run = |device: &Device| {
+        let mut exe = Executable::compile(graph(), &weights(), device).unwrap();
+        call(&mut exe, &inputs.each_ref().map(|(name, tensor)| (name.as_str(), tensor.clone()))).unwrap()
+    };
+    close(&run(&open().unwrap()), &run(&Device::cpu().unwrap()), 2e-2);
 }
 
 #[test]

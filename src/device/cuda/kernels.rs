@@ -98,8 +98,14 @@ impl Kernels {
         if shared > SHARED_BY_RIGHT {
             let most = sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
             let doing = format!("give {key} {shared} bytes of shared memory");
-            // SAFETY: the function was found above.
-            turn.call(&doing, || unsafe { sys::cuFuncSetAttribute(handle, most, shared as i32) })?;
+            let mut allowed = 0;
+            // SAFETY: the function was found above; the number outlives the call.
+            turn.call(&doing, || unsafe { sys::cuFuncGetAttribute(&raw mut allowed, most, handle) })?;
+            // all launches of a function share this limit: the largest of them decides
+            if shared as i32 > allowed {
+                // SAFETY: as above.
+                turn.call(&doing, || unsafe { sys::cuFuncSetAttribute(handle, most, shared as i32) })?;
+            }
         }
         Ok(Function { handle, _module: module.clone() })
     }
