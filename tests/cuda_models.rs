@@ -137,6 +137,18 @@ fn thirty_replayed_steps_equal_diffusers() {
     assert!(off < 1e-4, "final latents differ by {off:.2e}");
 }
 
+/// Back through UNet and text encoder to the words.
+#[test]
+fn the_denoising_gradient_equals_torch() {
+    let want = expected("tiny-a");
+    let given = given(&want, "grad", &["latents", "noise", "timesteps", "input_ids", "positions", "embeds"]);
+    let got = run(on_cuda, "denoising-gradient", "tiny-a", "f32", &given, &[]);
+    for name in ["loss", "grad_embeds"] {
+        let off = error(&got.tensor(name).unwrap(), &want.tensor(&format!("grad.{name}")).unwrap());
+        assert!(off < 1e-4, "{name} differs by {off:.2e}");
+    }
+}
+
 #[test]
 fn a_network_that_overflows_is_watched() {
     let want = expected("tiny-a");
