@@ -41,6 +41,16 @@ impl<'a> Ins<'a> {
         if condition { Ok(()) } else { Err(self.error(what())) }
     }
 
+    /// For a gradient of `forward` in its one input: `x`, then `dy` of what it makes of x. The output is like x.
+    pub(crate) fn gradient_of(&self, forward: &impl super::Op) -> Result<Vec<Ty>> {
+        let x = self.float(0, "x")?;
+        let y = forward.infer(Ins::new(self.op, &[Some(x)]))?[0];
+        let dy = self.float(1, "dy")?;
+        self.ensure(dy == y, || format!("dy is {dy}, expected {y}"))?;
+        self.at_most(2)?;
+        Ok(vec![x])
+    }
+
     /// Fails unless an input, if present, has exactly this shape.
     pub fn shape(&self, index: usize, name: &str, want: impl Into<Shape>) -> Result<()> {
         let want = want.into();

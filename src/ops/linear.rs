@@ -2,7 +2,7 @@
 
 use super::host::{Weights, unsupported};
 use super::lowering::{activation, count};
-use super::products::{Entries, Product};
+use super::products::{Entries, Product, rows_per_image};
 use super::{Activation, Case, Cost, HostArray, HostIo, Ins, LinearGrad, Op, each_dtype, normal, vector};
 use crate::device::cpu::gather::Widens;
 use crate::device::cpu::simd::Elem;
@@ -104,7 +104,7 @@ impl Op for Linear {
         let (rows, depth, columns) = (x.shape.rows(), w.shape[1], outs[0].shape.last_axis());
         let product = Product {
             rows,
-            rows_per_image: if x.shape.len() > 2 { x.shape[x.shape.len() - 2] } else { 1 },
+            rows_per_image: rows_per_image(x),
             columns,
             depth,
             gated: self.gated,

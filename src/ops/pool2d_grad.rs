@@ -20,12 +20,7 @@ impl Op for Pool2dGrad {
     const NAME: &'static str = "pool2d_grad";
 
     fn infer(&self, ins: Ins<'_>) -> Result<Vec<Ty>> {
-        let x = ins.float(0, "x")?;
-        let y = self.forward.infer(Ins::new(Self::NAME, &[Some(x)]))?[0];
-        let dy = ins.float(1, "dy")?;
-        ins.ensure(dy == y, || format!("dy is {dy}, expected {y}"))?;
-        ins.at_most(2)?;
-        Ok(vec![x])
+        ins.gradient_of(&self.forward)
     }
 
     fn reference(&self, ins: &[Option<HostArray>], _outs: &[Ty]) -> Result<Vec<Vec<f64>>> {

@@ -3,7 +3,7 @@
 use super::attention::{Span, row_bytes};
 use super::conv2d::{extent, resize_mode};
 use super::lowering::{activation, count};
-use super::products::{Entries, Product};
+use super::products::{Entries, Product, rows_per_image};
 use super::{Activation, Attention, Conv2d, Conv2dGrad, LinearGrad, op_error};
 use crate::device::{Arch, KernelFile, KernelKey, Launch, Lowered, Slot, kernel_file, kernel_params, kernel_type};
 use crate::{DType, Result, Ty};
@@ -23,7 +23,6 @@ const LINEAR_ENTRIES: Entries =
 pub(super) fn linear(op: &LinearGrad, ins: &[Option<Ty>], outs: &[Ty], arch: Arch) -> Result<Lowered> {
     let [Some(a), Some(b), ..] = ins else { return Err(op_error::<LinearGrad>("two inputs are required")) };
     let (wide_a, wide_b, m) = (a.shape.last_axis(), b.shape.last_axis(), a.shape.rows());
-    let per_image = if a.shape.len() > 2 { a.shape[a.shape.len() - 2] } else { 1 };
     let (part, rows, depth, columns) = match op {
         LinearGrad::Sum { .. } => ("SUM", m, wide_b, b.shape[0]),
         LinearGrad::Input => ("INPUT", m, wide_a, wide_b),
@@ -32,7 +31,7 @@ pub(super) fn linear(op: &LinearGrad, ins: &[Option<Ty>], outs: &[Ty], arch: Arc
     let (act, gated) = if let LinearGrad::Sum { act, gated } = *op { (act, gated) } else { (Activation::None, false) };
     let product = Product {
         rows,
-        rows_per_image: if part == "WEIGHT" { rows } else { per_image },
+        rows_per_image: if part == "WEIGHT" { rows } else { rows_per_image(a) },
         columns: if gated { columns / 2 } else { columns },
         depth,
         gated,

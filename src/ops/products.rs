@@ -5,7 +5,7 @@
 
 use super::lowering::count;
 use crate::device::{Arch, KernelFile, KernelKey, Launch, Lowered, Params, Slot, kernel_type};
-use crate::{DType, Result};
+use crate::{DType, Result, Ty};
 
 /// A tile of the tensor-core product: rows and columns of a block, its warps, and stages of 32 of the depth in shared memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +39,11 @@ const REDUCE: usize = 256;
 /// No part of the depth is shorter than this many steps, nor are there more parts.
 const SHORTEST_PART: usize = 4;
 const MOST_PARTS: usize = 16;
+
+/// Rows of one image or sequence of `x [.., S, C]`; those of a plain matrix are one each.
+pub(crate) fn rows_per_image(x: &Ty) -> usize {
+    if x.shape.len() > 2 { x.shape[x.shape.len() - 2] } else { 1 }
+}
 
 /// One product: `rows` x `depth` times the transpose of `columns` x `depth`.
 #[derive(Clone, Copy, Debug)]
