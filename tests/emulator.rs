@@ -6,54 +6,24 @@
 
 mod common;
 
+use common::operations::{cases_of, check_cases};
 use common::{bound, compiled, fill, lowering, tools};
 use cuda_emulator::{Counters, DeviceModel, Memory, Module};
 use dreamid_engine::device::cuda::Compiler;
 use dreamid_engine::device::{Arch, Launch, Lowered, Slot};
 use dreamid_engine::ops::{
-    Activate, Activation, Attention, Case, Cast, Concat, Conv2d, GroupNorm, Heads, HostArray, LayerNorm, Linear, all_cases, normal, vector,
+    Activate, Activation, Attention, Case, Cast, Concat, Conv2d, GroupNorm, Heads, HostArray, LayerNorm, Linear, normal, vector,
 };
 use dreamid_engine::{DType, Tensor, Ty};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock};
 
-macro_rules! kernels_agree_with_reference {
-    ($($op:ident)*) => {
-        /// Operations that have a test of their own below.
-        const TESTED: &[&str] = &[$(stringify!($op)),*];
-        $(#[test] fn $op() { check_all(stringify!($op)); })*
-    };
-}
-
-kernels_agree_with_reference! {
-    linear conv2d attention group_norm layer_norm embedding timestep_embedding activate add affine concat pool2d pad_channels
-    prepend_token select_rows mean_rows normalize softmax cast repeat scale table_row ddim_step noise adam_w add_noise mse norm_loss sum_rows
-    linear_grad conv2d_grad attention_grad group_norm_grad layer_norm_grad embedding_grad activate_grad concat_grad resize_grad
-    affine_grad pool2d_grad select_rows_grad mean_rows_grad normalize_grad softmax_grad scale_grad table_row_grad ddim_step_grad
-    add_noise_grad mse_grad norm_loss_grad
-}
-
-#[test]
-fn every_operation_is_tested() {
-    for (op, cases) in all_cases() {
-        assert!(TESTED.contains(&op) || cases.is_empty(), "{op} is missing from this file");
-    }
-}
+test_every_operation!(check_all);
 
 fn check_all(op: &str) {
-    if lowering::NOT_LOWERED.contains(&op) {
-        // tests/kernels.rs makes sure that the list is true, and that it only gets shorter
-        println!("{op}: no kernel yet, nothing executed");
-        return;
-    }
-    let (_, cases) = all_cases().into_iter().find(|(name, _)| *name == op).unwrap();
+    let cases = cases_of(op);
     let halves: Vec<Case> = cases.iter().filter_map(in_f16).collect();
-    let cases: Vec<Case> = cases.into_iter().chain(halves).collect();
-    let results: Vec<Result<f64, String>> = cases.iter().map(|case| check(op, case).map_err(|e| format!("`{}`: {e}", case.name))).collect();
-    let worst = results.iter().flatten().fold(0.0, |a: f64, &b| a.max(b));
-    println!("{op}: {} cases, largest error {worst:.2} of what is allowed", cases.len());
-    let failures: Vec<&String> = results.iter().filter_map(|r| r.as_ref().err()).collect();
-    assert!(failures.is_empty(), "{op}: {} of {} cases failed:\n{failures:#?}", failures.len(), cases.len());
+    check_cases(op, &[cases, halves].concat(), check);
 }
 
 /// A case of bf16 in f16, which the processor does not compute in; none if the operation does not take it.

@@ -8,7 +8,7 @@ use common::{lowering, tools};
 use dreamid_engine::DType;
 use dreamid_engine::device::cuda::{Code, Compiler};
 use dreamid_engine::device::{Arch, KernelKey};
-use dreamid_engine::graph::Graph;
+use dreamid_engine::graph::lower;
 use dreamid_engine::ops::all_cases;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -23,35 +23,14 @@ const ARCHS: [u32; 6] = [80, 86, 89, 90, 100, 120];
 const WITHOUT_SPILLS: [&str; 3] = ["linear", "conv2d", "attention"];
 
 #[test]
-fn operations_without_kernels_are_known_by_name() {
-    let mut lacking = BTreeSet::new();
+fn every_operation_has_kernels() {
     for (op, cases) in all_cases() {
         for case in cases {
             let (ins, outs) = lowering::types(&case);
-            match case.op.lower(&ins, &outs, Arch(80)) {
-                Ok(lowered) => assert!(!lowered.launches.is_empty(), "{op} `{}` launches nothing", case.name),
-                Err(error) if error.to_string().contains("has no CUDA lowering yet") => _ = lacking.insert(op),
-                Err(error) => panic!("{op} `{}`: {error}", case.name),
-            }
+            let lowered = case.op.lower(&ins, &outs, Arch(80)).unwrap_or_else(|error| panic!("{op} `{}`: {error}", case.name));
+            assert!(!lowered.launches.is_empty(), "{op} `{}` launches nothing", case.name);
         }
     }
-    println!("{} operations run on the processor only: {lacking:?}", lacking.len());
-    assert_eq!(lacking, lowering::NOT_LOWERED.iter().copied().collect(), "keep tests/common/lowering.rs true");
-}
-
-/// Kernels of a graph; nodes whose operation has no kernel yet are counted.
-fn keys(graph: &Graph, arch: Arch) -> (Vec<KernelKey>, usize) {
-    let (mut keys, mut lacking) = (Vec::new(), 0);
-    for node in graph.nodes() {
-        let ins: Vec<_> = node.inputs.iter().map(|v| v.map(|v| graph.ty(v))).collect();
-        let outs: Vec<_> = node.outputs.iter().map(|&v| graph.ty(v)).collect();
-        match node.op.lower(&ins, &outs, arch) {
-            Ok(lowered) => keys.extend(lowered.launches.into_iter().map(|l| l.kernel)),
-            Err(_) if lowering::NOT_LOWERED.contains(&node.op.name()) => lacking += 1,
-            Err(error) => panic!("{} at `{}`: {error}", node.op.name(), node.scope),
-        }
-    }
-    (keys, lacking)
 }
 
 /// What ptxas says of one kernel on one kind of device.
@@ -67,17 +46,15 @@ struct Resources {
 fn every_specialisation_compiles_within_its_resources() {
     let compiler = Compiler::load(Some(&tools::nvrtc())).unwrap();
     let mut wanted: BTreeMap<(u32, String), KernelKey> = BTreeMap::new();
-    let mut lacking = 0;
     for dtype in [DType::Bf16, DType::F16] {
         for (_, graph) in lowering::full_size(dtype) {
             for arch in ARCHS.into_iter().filter(|&a| compiler.knows(Arch(a))) {
-                let (keys, without) = keys(&graph, Arch(arch));
-                lacking += without;
-                wanted.extend(keys.into_iter().map(|key| ((arch, key.to_string()), key)));
+                let launches = lower(&graph, Arch(arch)).unwrap().into_iter().flat_map(|lowered| lowered.launches);
+                wanted.extend(launches.map(|launch| ((arch, launch.kernel.to_string()), launch.kernel)));
             }
         }
     }
-    println!("NVRTC {:?}: {} kernels to compile; {lacking} nodes have none", compiler.version(), wanted.len());
+    println!("NVRTC {:?}: {} kernels to compile", compiler.version(), wanted.len());
     let jobs: Vec<(&(u32, String), &KernelKey)> = wanted.iter().collect();
     let done: Mutex<BTreeMap<String, Resources>> = Mutex::default();
     let failures: Mutex<Vec<String>> = Mutex::default();

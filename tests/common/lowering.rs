@@ -1,13 +1,10 @@
-//! Which operations have kernels, and the full-size graphs that these must serve.
+//! The full-size graphs that kernels must serve, and types as lowering takes them.
 
 use dreamid_engine::DType;
 use dreamid_engine::graph::Graph;
 use dreamid_engine::models::ModelFolder;
 use dreamid_engine::models::graphs::{self, StepSize, UnetSize};
 use dreamid_engine::ops::Case;
-
-/// Operations without a CUDA lowering. The list may only get shorter: take an operation off when its kernel lands.
-pub(crate) const NOT_LOWERED: &[&str] = &[];
 
 /// Types of the inputs and outputs of a case.
 pub(crate) fn types(case: &Case) -> (Vec<Option<dreamid_engine::Ty>>, Vec<dreamid_engine::Ty>) {

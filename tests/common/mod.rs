@@ -7,4 +7,5 @@ pub(crate) mod emulated;
 pub(crate) mod fill;
 pub(crate) mod host;
 pub(crate) mod lowering;
+pub(crate) mod operations;
 pub(crate) mod tools;
