@@ -167,7 +167,7 @@ fn shared_memory() {
         }
         graph
     };
-    let launches: Vec<_> = lower(&graph(), Arch(80)).unwrap().into_iter().flat_map(|l| l.launches).collect();
+    let launches: Vec<_> = lower(&graph(), &Arch(80).into()).unwrap().into_iter().flat_map(|l| l.launches).collect();
     assert!(launches.len() == 2 && launches[0].kernel == launches[1].kernel, "{launches:?}");
     assert!(launches[0].shared > launches[1].shared && launches[1].shared > 48 << 10, "{launches:?}");
     let inputs = SIZES.map(|(side, channels)| {

@@ -41,7 +41,7 @@ fn check(op: &str, case: &Case) -> Result<f64, String> {
     let (types, outs) = lowering::types(case);
     let arrays: Vec<Option<HostArray>> = inputs.iter().map(|t| t.as_ref().map(HostArray::from)).collect();
     let reference = case.op.reference(&arrays, &outs).map_err(|e| format!("reference: {e}"))?;
-    let lowered = case.op.lower(&types, &outs, Arch(device().arch)).map_err(|e| e.to_string())?;
+    let lowered = case.op.lower(&types, &outs, &Arch(device().arch).into()).map_err(|e| e.to_string())?;
     let (got, _) = execute(&lowered, &inputs, &outs)?;
     let mut worst: f64 = 0.0;
     for (want, got) in reference.iter().zip(&got) {
@@ -73,7 +73,7 @@ fn tensor_cores_are_fed_without_waste() {
     for case in cases {
         let (types, outs) = lowering::types(&case);
         let inputs = fill::inputs("counted", &case);
-        let lowered = case.op.lower(&types, &outs, Arch(device().arch)).unwrap();
+        let lowered = case.op.lower(&types, &outs, &Arch(device().arch).into()).unwrap();
         let (_, counted) = execute(&lowered, &inputs, &outs).unwrap();
         for (launch, c) in lowered.launches.iter().zip(counted) {
             println!("{}: {} {c:?}", case.name, launch.kernel);
@@ -117,7 +117,7 @@ fn light_operations_touch_what_they_must() {
     for (case, useful) in cases {
         let (types, outs) = lowering::types(&case);
         let inputs = fill::inputs("counted", &case);
-        let lowered = case.op.lower(&types, &outs, Arch(device().arch)).unwrap();
+        let lowered = case.op.lower(&types, &outs, &Arch(device().arch).into()).unwrap();
         let (_, counted) = execute(&lowered, &inputs, &outs).unwrap();
         let compulsory: usize = types.iter().flatten().chain(&outs).map(Ty::bytes).sum();
         for (launch, c) in lowered.launches.iter().zip(counted) {

@@ -57,7 +57,7 @@ fn a_guided_step_is_lowered_to_few_launches() {
     for dtype in [DType::Bf16, DType::F16] {
         let graph = graphs::ddim_step(&config, dtype, size).unwrap();
         for (arch, known) in LAUNCHES {
-            let lowered = lower(&graph, Arch(arch)).unwrap();
+            let lowered = lower(&graph, &Arch(arch).into()).unwrap();
             let launches = || lowered.iter().flat_map(|l| &l.launches);
             let scratch = lowered.iter().map(|l| l.scratch).max().unwrap();
             let mut by_entry = BTreeMap::new();

@@ -27,7 +27,7 @@ fn every_operation_has_kernels() {
     for (op, cases) in all_cases() {
         for case in cases {
             let (ins, outs) = lowering::types(&case);
-            let lowered = case.op.lower(&ins, &outs, Arch(80)).unwrap_or_else(|error| panic!("{op} `{}`: {error}", case.name));
+            let lowered = case.op.lower(&ins, &outs, &Arch(80).into()).unwrap_or_else(|error| panic!("{op} `{}`: {error}", case.name));
             assert!(!lowered.launches.is_empty(), "{op} `{}` launches nothing", case.name);
         }
     }
@@ -49,7 +49,7 @@ fn every_specialisation_compiles_within_its_resources() {
     for dtype in [DType::Bf16, DType::F16] {
         for (_, graph) in lowering::full_size(dtype) {
             for arch in ARCHS.into_iter().filter(|&a| compiler.knows(Arch(a))) {
-                let launches = lower(&graph, Arch(arch)).unwrap().into_iter().flat_map(|lowered| lowered.launches);
+                let launches = lower(&graph, &Arch(arch).into()).unwrap().into_iter().flat_map(|lowered| lowered.launches);
                 wanted.extend(launches.map(|launch| ((arch, launch.kernel.to_string()), launch.kernel)));
             }
         }

@@ -1,6 +1,7 @@
 //! What an operation is lowered to: CUDA launches as pure data. Nothing here needs a driver.
 
 use super::params::{Params, ParamsLayout};
+use super::target::ProductTiles;
 use crate::DType;
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -157,11 +158,20 @@ pub struct Lowered {
     pub launches: Vec<Launch>,
     /// Bytes of workspace, aligned to 256, shared by the launches. Its contents are undefined before the first one.
     pub scratch: u64,
+    /// For matrix products: how they are cut, and how else they could be.
+    pub product: Option<ProductTiles>,
+}
+
+impl Lowered {
+    /// Launches with the bytes of workspace that they share.
+    pub fn new(launches: Vec<Launch>, scratch: u64) -> Self {
+        Self { launches, scratch, product: None }
+    }
 }
 
 impl From<Launch> for Lowered {
     fn from(launch: Launch) -> Self {
-        Self { launches: vec![launch], scratch: 0 }
+        Self::new(vec![launch], 0)
     }
 }
 

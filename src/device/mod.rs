@@ -4,6 +4,7 @@ pub mod cpu;
 pub mod cuda;
 mod launch;
 pub(crate) mod params;
+mod target;
 
 #[allow(unused_imports)] // until the first kernel is written
 pub(crate) use launch::kernel_file;
@@ -11,6 +12,7 @@ pub use launch::{Arch, HEADERS, KernelFile, KernelKey, Launch, Lowered, kernel_t
 #[allow(unused_imports)] // until the first kernel is written
 pub(crate) use params::kernel_params;
 pub use params::{FieldKind, FieldValue, Params, ParamsLayout, Slot};
+pub use target::{ProductTiles, Target, Tiles};
 
 use crate::{Error, Result};
 use cpu::Cpu;

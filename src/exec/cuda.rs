@@ -23,7 +23,7 @@ pub(super) struct CudaProgram {
 impl CudaProgram {
     /// Lowers every node, allocates, and loads the kernels. Fails at the first operation that has none for its types.
     pub(super) fn new(graph: &Graph, plan: &Plan, params: Params, cuda: &Cuda) -> Result<Self> {
-        let lowered = graph.nodes().iter().map(|node| lower_node(graph, node, cuda.arch())).collect::<Result<Vec<_>>>()?;
+        let lowered = graph.nodes().iter().map(|node| lower_node(graph, node, cuda.target())).collect::<Result<Vec<_>>>()?;
         let scratch = lowered.iter().map(|l| l.scratch as usize).max().unwrap_or(0);
         let memory = DeviceBuffers::new(graph, plan, params, scratch, cuda)?;
         let (mut launches, mut steps) = (Vec::new(), Vec::new());

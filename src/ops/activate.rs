@@ -4,7 +4,7 @@ use super::lowering::{Columns, activation, count, flat, access};
 use super::{ActivateGrad, Activation, Case, Cost, HostArray, HostIo, Ins, Op, Fill, each_dtype, filled, normal, vector, unsupported};
 use crate::device::cpu::elementwise::{self, Channels};
 use crate::device::cpu::simd::Elem;
-use crate::device::{Arch, KernelFile, KernelKey, Lowered, Slot, kernel_file, kernel_params, kernel_type};
+use crate::device::{KernelFile, KernelKey, Lowered, Slot, Target, kernel_file, kernel_params, kernel_type};
 use crate::graph::{Builder, GradCx, Grads};
 use crate::{DType, Result, Ty};
 use half::bf16;
@@ -46,7 +46,7 @@ impl Op for Activate {
         }
     }
 
-    fn lower(&self, _ins: &[Option<Ty>], outs: &[Ty], _arch: Arch) -> Result<Lowered> {
+    fn lower(&self, _ins: &[Option<Ty>], outs: &[Ty], _target: &Target) -> Result<Lowered> {
         let (y, (act, slope)) = (outs[0], activation(self.act));
         let kernel = |entry| KernelKey::new(&FILE, entry).define("T", kernel_type(y.dtype)).define("ACT", act);
         if self.act == Activation::PRelu {

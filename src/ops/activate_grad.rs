@@ -5,7 +5,7 @@ use super::{Activate, Activation, AnyOp, Case, Cost, HostArray, HostIo, Ins, Op,
 use crate::device::cpu::elementwise;
 use crate::device::cpu::simd::Elem;
 use crate::graph::{Builder, GradCx, Grads, Value};
-use crate::device::{Arch, KernelFile, KernelKey, Lowered, Slot, kernel_file, kernel_params, kernel_type};
+use crate::device::{KernelFile, KernelKey, Lowered, Slot, Target, kernel_file, kernel_params, kernel_type};
 use crate::{DType, Result, Ty};
 use half::bf16;
 
@@ -71,7 +71,7 @@ impl Op for ActivateGrad {
         no_second_gradient(cx)
     }
 
-    fn lower(&self, ins: &[Option<Ty>], outs: &[Ty], _arch: Arch) -> Result<Lowered> {
+    fn lower(&self, ins: &[Option<Ty>], outs: &[Ty], _target: &Target) -> Result<Lowered> {
         let ((act, leak), dx) = (activation(self.act), outs[0]);
         let dtype = ins[0].map_or(dx.dtype, |x| x.dtype);
         let kernel = |entry| {

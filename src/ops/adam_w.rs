@@ -4,7 +4,7 @@ use super::lowering::{access, count, flat, typed};
 use super::{Activation, Case, Cost, Fill, HostArray, HostIo, Ins, Op, each_dtype, filled, normal, unsupported};
 use crate::device::cpu::elementwise::map;
 use crate::device::cpu::simd::Elem;
-use crate::device::{Arch, KernelFile, KernelKey, Lowered, Slot, kernel_file, kernel_params};
+use crate::device::{KernelFile, KernelKey, Lowered, Slot, Target, kernel_file, kernel_params};
 use crate::graph::{Builder, GradCx, Grads};
 use crate::{DType, Result, Shape, Ty};
 use half::bf16;
@@ -73,7 +73,7 @@ impl Op for AdamW {
         }
     }
 
-    fn lower(&self, ins: &[Option<Ty>], outs: &[Ty], _arch: Arch) -> Result<Lowered> {
+    fn lower(&self, ins: &[Option<Ty>], outs: &[Ty], _target: &Target) -> Result<Lowered> {
         let gradient = ins[1].map_or(DType::F32, |g| g.dtype);
         let (values, width) = (outs[0].shape.elements(), access(&[DType::F32], 16));
         let params = AdamWParams {

@@ -4,7 +4,7 @@ use super::lowering::{activation, count, flat, access};
 use super::{ActivateGrad, Activation, Case, Cost, HostArray, HostIo, Ins, Op, each_dtype, normal, unsupported};
 use crate::device::cpu::elementwise;
 use crate::device::cpu::simd::Elem;
-use crate::device::{Arch, KernelFile, KernelKey, Lowered, Slot, kernel_file, kernel_params, kernel_type};
+use crate::device::{KernelFile, KernelKey, Lowered, Slot, Target, kernel_file, kernel_params, kernel_type};
 use crate::graph::{Builder, GradCx, Grads};
 use crate::{DType, Result, Shape, Ty};
 use half::bf16;
@@ -40,7 +40,7 @@ impl Op for Add {
         }
     }
 
-    fn lower(&self, _ins: &[Option<Ty>], outs: &[Ty], _arch: Arch) -> Result<Lowered> {
+    fn lower(&self, _ins: &[Option<Ty>], outs: &[Ty], _target: &Target) -> Result<Lowered> {
         let (y, (act, leak)) = (outs[0], activation(self.act));
         let (values, width) = (y.shape.elements(), access(&[y.dtype], 16));
         let kernel = KernelKey::new(&FILE, "add_forward").define("T", kernel_type(y.dtype)).define("ACT", act).define("V", width);

@@ -4,7 +4,7 @@ use super::host::by_each;
 use super::lowering::{access, count, flat};
 use super::{AddNoiseGrad, Case, Cost, Fill, HostArray, HostIo, Ins, Op, filled, normal};
 use crate::graph::{Builder, GradCx, Grads};
-use crate::device::{Arch, KernelFile, KernelKey, Lowered, Slot, kernel_file, kernel_params, kernel_type};
+use crate::device::{KernelFile, KernelKey, Lowered, Slot, Target, kernel_file, kernel_params, kernel_type};
 use crate::{DType, Result, Ty};
 
 /// `y[b] = c[b,0] · x[b] + c[b,1] · noise[b]` with `c = (√ā, √(1−ā))` of each image's timestep (Ho et al. 2020, equation 4).
@@ -52,7 +52,7 @@ impl Op for AddNoise {
         Ok(g.op_many(AddNoiseGrad, &inputs)?.into_iter().map(Some).collect())
     }
 
-    fn lower(&self, ins: &[Option<Ty>], outs: &[Ty], _arch: Arch) -> Result<Lowered> {
+    fn lower(&self, ins: &[Option<Ty>], outs: &[Ty], _target: &Target) -> Result<Lowered> {
         let (values, images) = (outs[0].shape.elements(), ins[0].map_or(1, |x| x.shape[0]));
         let image = values / images.max(1);
         let width = access(&[DType::F32], image);

@@ -4,7 +4,7 @@ use super::host::by_reference;
 use super::lowering::count;
 use super::{AddNoise, AnyOp, Case, Cost, HostArray, HostIo, Ins, Op, no_second_gradient, normal};
 use crate::graph::{Builder, GradCx, Grads};
-use crate::device::{Arch, KernelFile, KernelKey, Launch, Lowered, Slot, kernel_file, kernel_params, kernel_type};
+use crate::device::{KernelFile, KernelKey, Launch, Lowered, Slot, Target, kernel_file, kernel_params, kernel_type};
 use crate::{DType, Result, Ty};
 
 /// Gradients of [`AddNoise`] in x, noise and coefficients.
@@ -49,7 +49,7 @@ impl Op for AddNoiseGrad {
         no_second_gradient(cx)
     }
 
-    fn lower(&self, ins: &[Option<Ty>], outs: &[Ty], _arch: Arch) -> Result<Lowered> {
+    fn lower(&self, ins: &[Option<Ty>], outs: &[Ty], _target: &Target) -> Result<Lowered> {
         let (images, values) = (outs[0].shape[0], outs[0].shape.elements());
         let dtype = ins[3].map_or(DType::F32, |dy| dy.dtype);
         let params = AddNoiseGradParams {

@@ -4,7 +4,7 @@ use super::lowering::{Columns, activation};
 use super::{AffineGrad, Activation, Case, Cost, HostArray, HostIo, Ins, Op, Fill, each_dtype, filled, normal, vector, unsupported};
 use crate::device::cpu::elementwise::{self, Channels};
 use crate::device::cpu::simd::Elem;
-use crate::device::{Arch, KernelFile, KernelKey, Lowered, Slot, kernel_file, kernel_params, kernel_type};
+use crate::device::{KernelFile, KernelKey, Lowered, Slot, Target, kernel_file, kernel_params, kernel_type};
 use crate::graph::{Builder, GradCx, Grads};
 use crate::{DType, Result, Shape, Ty};
 use half::bf16;
@@ -59,7 +59,7 @@ impl Op for Affine {
         }
     }
 
-    fn lower(&self, ins: &[Option<Ty>], outs: &[Ty], _arch: Arch) -> Result<Lowered> {
+    fn lower(&self, ins: &[Option<Ty>], outs: &[Ty], _target: &Target) -> Result<Lowered> {
         let (y, (act, leak)) = (outs[0], activation(self.act));
         let (rows, channels) = (y.shape.rows(), y.shape.last_axis());
         let columns = Columns::new(&[y.dtype, DType::F32], rows, channels)?;

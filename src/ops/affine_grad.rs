@@ -4,7 +4,7 @@ use super::host::by_reference;
 use super::lowering::{Spans, activation, count};
 use super::{Activation, Affine, AnyOp, Case, Cost, HostArray, HostIo, Ins, Op, no_second_gradient, normal};
 use crate::graph::{Builder, GradCx, Grads};
-use crate::device::{Arch, KernelFile, KernelKey, Launch, Lowered, Slot, kernel_file, kernel_params, kernel_type};
+use crate::device::{KernelFile, KernelKey, Launch, Lowered, Slot, Target, kernel_file, kernel_params, kernel_type};
 use crate::{DType, Result, Ty};
 
 /// Gradients of [`Affine`] in all its inputs.
@@ -75,7 +75,7 @@ impl Op for AffineGrad {
         no_second_gradient(cx)
     }
 
-    fn lower(&self, ins: &[Option<Ty>], outs: &[Ty], _arch: Arch) -> Result<Lowered> {
+    fn lower(&self, ins: &[Option<Ty>], outs: &[Ty], _target: &Target) -> Result<Lowered> {
         let (x, (act, leak)) = (outs[0], activation(self.act));
         let (rows, channels) = (count(x.shape.rows())?, count(x.shape.last_axis())?);
         let spans = Spans::new(&[x.dtype, DType::F32], rows as usize, channels as usize, 1);
@@ -108,7 +108,7 @@ impl Op for AffineGrad {
         let parts = spans.launch(kernel("affine_grad_x"), params.pack());
         let grid = [channels.div_ceil(256), 1, 1];
         let total = Launch { kernel: kernel("affine_grad_total"), grid, block: [256, 1, 1], shared: 0, params: params.pack() };
-        Ok(Lowered { launches: vec![parts, total], scratch: spans.scratch(3) })
+        Ok(Lowered::new(vec![parts, total], spans.scratch(3)))
     }
 
     fn cost(&self, ins: &[Option<Ty>], outs: &[Ty]) -> Cost {

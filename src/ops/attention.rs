@@ -3,7 +3,7 @@
 use super::lowering::count;
 use super::{AttentionGrad, Case, Cost, HostArray, HostIo, Ins, Op, Fill, each_dtype, filled, normal, unsupported};
 use crate::device::cpu::attention::{self, Element, Rows};
-use crate::device::{Arch, KernelFile, KernelKey, Launch, Lowered, Slot, kernel_file, kernel_params, kernel_type};
+use crate::device::{Arch, KernelFile, KernelKey, Launch, Lowered, Slot, Target, kernel_file, kernel_params, kernel_type};
 use crate::graph::{Builder, GradCx, Grads};
 use crate::{DType, Result, Ty};
 use half::bf16;
@@ -132,7 +132,7 @@ impl Op for Attention {
         }
     }
 
-    fn lower(&self, ins: &[Option<Ty>], outs: &[Ty], arch: Arch) -> Result<Lowered> {
+    fn lower(&self, ins: &[Option<Ty>], outs: &[Ty], target: &Target) -> Result<Lowered> {
         let &[images, queries, channels] = &*outs[0].shape else { return Err(super::op_error::<Self>("output is not [B,S,C]")) };
         let (dtype, head_dim) = (outs[0].dtype, channels / self.heads);
         let [q, k, v] = self.spans(|i| ins.get(i).copied().flatten().map_or(0, |t| t.shape[1]), channels);
@@ -154,7 +154,7 @@ impl Op for Attention {
             kv_pitch: count(k.stride)?,
             scale: std::f32::consts::LOG2_E / (head_dim as f32).sqrt(),
         };
-        let variant = Variant::of(dtype, head_dim, k.rows, queries * self.heads * images, arch)?;
+        let variant = Variant::of(dtype, head_dim, k.rows, queries * self.heads * images, target.arch)?;
         let unit = if dtype == DType::F32 { 4 } else { 8 };
         let key = KernelKey::new(&FILE, variant.entry).define("T", kernel_type(dtype));
         let key = key.define("ALIGNED", u8::from(head_dim.is_multiple_of(unit))).define("CAUSAL", u8::from(self.causal));

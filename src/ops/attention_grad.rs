@@ -6,7 +6,7 @@ use crate::device::cpu::attention::Rows;
 use crate::device::cpu::attention_grad::{self, Target};
 use crate::device::cpu::simd::Elem;
 use crate::device::cpu::split::SharedMut;
-use crate::device::{Arch, Lowered};
+use crate::device::{self, Lowered};
 use crate::graph::{Builder, GradCx, Grads};
 use crate::{DType, Result, Ty};
 use half::bf16;
@@ -88,7 +88,7 @@ impl Op for AttentionGrad {
         }
     }
 
-    fn lower(&self, ins: &[Option<Ty>], _outs: &[Ty], _arch: Arch) -> Result<Lowered> {
+    fn lower(&self, ins: &[Option<Ty>], _outs: &[Ty], _target: &device::Target) -> Result<Lowered> {
         super::product_grads::attention(&self.forward, ins)
     }
 

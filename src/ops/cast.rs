@@ -5,7 +5,7 @@ use super::lowering::{count, flat, typed, access};
 use super::{Activation, Case, Cost, HostArray, HostIo, Ins, Op, Fill, filled, normal};
 use crate::device::cpu::copy;
 use crate::device::cpu::elementwise::map;
-use crate::device::{Arch, KernelFile, KernelKey, Lowered, Slot, kernel_file, kernel_params};
+use crate::device::{KernelFile, KernelKey, Lowered, Slot, Target, kernel_file, kernel_params};
 use crate::graph::{Builder, GradCx, Grads};
 use crate::{DType, Result, Ty};
 
@@ -43,7 +43,7 @@ impl Op for Cast {
         Ok(())
     }
 
-    fn lower(&self, ins: &[Option<Ty>], outs: &[Ty], _arch: Arch) -> Result<Lowered> {
+    fn lower(&self, ins: &[Option<Ty>], outs: &[Ty], _target: &Target) -> Result<Lowered> {
         let (from, y) = (ins[0].map_or(self.dtype, |x| x.dtype), outs[0]);
         let (values, width) = (y.shape.elements(), access(&[from, y.dtype], 16));
         let kernel = typed(KernelKey::new(&FILE, "cast_forward"), from, y.dtype).define("V", width);

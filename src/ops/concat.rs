@@ -3,7 +3,7 @@
 use super::lowering::{count, unit};
 use super::{ConcatGrad, Case, Cost, HostArray, HostIo, Ins, Op, each_dtype, normal};
 use crate::device::cpu::copy;
-use crate::device::{Arch, KernelFile, KernelKey, Launch, Lowered, Slot, kernel_file, kernel_params};
+use crate::device::{KernelFile, KernelKey, Launch, Lowered, Slot, Target, kernel_file, kernel_params};
 use crate::graph::{Builder, GradCx, Grads};
 use crate::{Result, Ty};
 
@@ -48,7 +48,7 @@ impl Op for Concat {
         Ok(())
     }
 
-    fn lower(&self, ins: &[Option<Ty>], outs: &[Ty], _arch: Arch) -> Result<Lowered> {
+    fn lower(&self, ins: &[Option<Ty>], outs: &[Ty], _target: &Target) -> Result<Lowered> {
         let bytes: Vec<usize> = ins.iter().flatten().map(|x| x.shape.last_axis() * x.dtype.size()).collect();
         let unit = unit(bytes.iter().copied());
         let widths: Vec<u32> = bytes.iter().map(|b| (b / unit) as u32).collect();
@@ -75,7 +75,7 @@ impl Op for Concat {
             let units = rows * some.iter().copied().max().unwrap_or(0);
             Launch { kernel, grid: [units.div_ceil(256), some.len() as u32, 1], block: [256, 1, 1], shared: 0, params: params.pack() }
         };
-        Ok(Lowered { launches: widths.chunks(4).enumerate().map(launch).collect(), scratch: 0 })
+        Ok(Lowered::new(widths.chunks(4).enumerate().map(launch).collect(), 0))
     }
 
     fn backward(&self, g: &mut Builder<'_>, cx: &GradCx<'_>) -> Result<Grads> {

@@ -4,7 +4,7 @@ use super::lowering::{count, flat, unit};
 use super::{Case, Cost, HostArray, HostIo, Ins, Op, each_dtype, no_second_gradient, normal};
 use crate::device::cpu::copy;
 use crate::graph::{Builder, GradCx, Grads};
-use crate::device::{Arch, KernelFile, KernelKey, Lowered, Slot, kernel_file, kernel_params};
+use crate::device::{KernelFile, KernelKey, Lowered, Slot, Target, kernel_file, kernel_params};
 use crate::{Result, Ty};
 
 /// `dx = dy[.., start .. start + width]`. Input: `dy [..,C]`. Output: `[..,width]` of its type.
@@ -44,7 +44,7 @@ impl Op for ConcatGrad {
         no_second_gradient(cx)
     }
 
-    fn lower(&self, ins: &[Option<Ty>], outs: &[Ty], _arch: Arch) -> Result<Lowered> {
+    fn lower(&self, ins: &[Option<Ty>], outs: &[Ty], _target: &Target) -> Result<Lowered> {
         let dx = outs[0];
         let sizes = [ins[0].map_or(0, |dy| dy.shape.last_axis()), self.start, self.width].map(|n| n * dx.dtype.size());
         let unit = unit(sizes);

@@ -7,7 +7,7 @@ use super::{Conv2dGrad, Activation, Case, Cost, HostArray, HostIo, Ins, Op, each
 use crate::device::cpu::gather::Widens;
 use crate::device::cpu::simd::Elem;
 use crate::device::cpu::{Epilogue, PackSpec, Source, Windows, gemm};
-use crate::device::{Arch, KernelFile, Lowered, Slot, kernel_file, kernel_params};
+use crate::device::{KernelFile, Lowered, Slot, Target, kernel_file, kernel_params};
 use crate::graph::{Builder, GradCx, Grads};
 use crate::{DType, Result, Shape, Ty};
 use half::bf16;
@@ -114,7 +114,7 @@ impl Op for Conv2d {
         }
     }
 
-    fn lower(&self, ins: &[Option<Ty>], outs: &[Ty], arch: Arch) -> Result<Lowered> {
+    fn lower(&self, ins: &[Option<Ty>], outs: &[Ty], target: &Target) -> Result<Lowered> {
         let [Some(x), Some(w), ..] = ins else { return Err(super::op_error::<Self>("x and weight are required")) };
         if self.groups > 1 {
             return super::conv2d_direct::lower(self, ins, outs);
@@ -124,7 +124,7 @@ impl Op for Conv2d {
         let (rows_per_image, depth) = (out_height * out_width, w.shape.elements() / columns);
         let aligned = channels.is_multiple_of(8);
         let product = Product { rows, rows_per_image, columns, depth, gated: false, aligned, across: false, types: [x.dtype, w.dtype] };
-        let cut = product.cut(arch)?;
+        let cut = product.cut(target, &ENTRIES)?;
         let ([tiles_n, splits, split_depth], (act, negative)) = (cut.numbers(), activation(self.act));
         let params = Conv2dParams {
             x: Slot::In(0),

@@ -7,7 +7,7 @@ use super::{
 use crate::device::cpu::gather::Widens;
 use crate::device::cpu::simd::Elem;
 use crate::device::cpu::{Epilogue, PackSpec, Source, Windows, gemm, weight_grad};
-use crate::device::{Arch, Lowered};
+use crate::device::{Lowered, Target};
 use crate::graph::{Builder, GradCx, Grads};
 use crate::{DType, Result, Shape, Ty};
 use half::bf16;
@@ -150,8 +150,8 @@ impl Op for Conv2dGrad {
         }
     }
 
-    fn lower(&self, ins: &[Option<Ty>], outs: &[Ty], arch: Arch) -> Result<Lowered> {
-        super::product_grads::conv2d(self, ins, outs, arch)
+    fn lower(&self, ins: &[Option<Ty>], outs: &[Ty], target: &Target) -> Result<Lowered> {
+        super::product_grads::conv2d(self, ins, outs, target)
     }
 
     fn backward(&self, _g: &mut Builder<'_>, cx: &GradCx<'_>) -> Result<Grads> {

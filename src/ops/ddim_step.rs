@@ -3,7 +3,7 @@
 use super::host::by_reference;
 use super::lowering::{count, flat, access};
 use super::{DdimStepGrad, Case, Cost, HostArray, HostIo, Ins, Op, Fill, each_dtype, filled, normal};
-use crate::device::{Arch, KernelFile, KernelKey, Lowered, Slot, kernel_file, kernel_params, kernel_type};
+use crate::device::{KernelFile, KernelKey, Lowered, Slot, Target, kernel_file, kernel_params, kernel_type};
 use crate::graph::{Builder, GradCx, Grads};
 use crate::{DType, Result, Ty};
 
@@ -52,7 +52,7 @@ impl Op for DdimStep {
         by_reference(self, io)
     }
 
-    fn lower(&self, ins: &[Option<Ty>], outs: &[Ty], _arch: Arch) -> Result<Lowered> {
+    fn lower(&self, ins: &[Option<Ty>], outs: &[Ty], _target: &Target) -> Result<Lowered> {
         let eps = ins[1].map_or(DType::F32, |eps| eps.dtype);
         let (values, width) = (outs[0].shape.elements(), access(&[DType::F32, eps], 16));
         let guidance = Slot::optional(ins, 3);

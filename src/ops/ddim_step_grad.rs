@@ -4,7 +4,7 @@ use super::host::by_reference;
 use super::lowering::{ENOUGH_BLOCKS, count};
 use super::{AnyOp, Case, Cost, DdimStep, HostArray, HostIo, Ins, Op, no_second_gradient, normal};
 use crate::graph::{Builder, GradCx, Grads};
-use crate::device::{Arch, KernelFile, KernelKey, Launch, Lowered, Slot, kernel_file, kernel_params, kernel_type};
+use crate::device::{KernelFile, KernelKey, Launch, Lowered, Slot, Target, kernel_file, kernel_params, kernel_type};
 use crate::{Result, Ty};
 
 /// Gradients of [`DdimStep`] in all its inputs.
@@ -67,7 +67,7 @@ impl Op for DdimStepGrad {
         no_second_gradient(cx)
     }
 
-    fn lower(&self, ins: &[Option<Ty>], outs: &[Ty], _arch: Arch) -> Result<Lowered> {
+    fn lower(&self, ins: &[Option<Ty>], outs: &[Ty], _target: &Target) -> Result<Lowered> {
         let (values, guided) = (outs[0].shape.elements(), outs.len() == 4);
         let span = values.div_ceil(ENOUGH_BLOCKS).next_multiple_of(256) as u32;
         let spans = count(values)?.div_ceil(span);
@@ -91,7 +91,7 @@ impl Op for DdimStepGrad {
             Launch { kernel, grid: [blocks, 1, 1], block: [256, 1, 1], shared: 0, params: params.pack() }
         };
         let launches = vec![launch("ddim_step_grad_parts", spans), launch("ddim_step_grad_total", 1)];
-        Ok(Lowered { launches, scratch: u64::from(20 * spans).next_multiple_of(256) })
+        Ok(Lowered::new(launches, u64::from(20 * spans).next_multiple_of(256)))
     }
 
     fn cost(&self, ins: &[Option<Ty>], outs: &[Ty]) -> Cost {

@@ -5,7 +5,7 @@ use super::lowering::{access, count, flat};
 use super::{AnyOp, Case, Cost, Embedding, HostArray, HostIo, Ins, Op, no_second_gradient, normal};
 use crate::device::cpu::simd::Elem;
 use crate::graph::{Builder, GradCx, Grads};
-use crate::device::{Arch, KernelFile, KernelKey, Lowered, Slot, kernel_file, kernel_params, kernel_type};
+use crate::device::{KernelFile, KernelKey, Lowered, Slot, Target, kernel_file, kernel_params, kernel_type};
 use crate::{DType, Result, Ty};
 use half::bf16;
 
@@ -123,7 +123,7 @@ impl Op for EmbeddingGrad {
         no_second_gradient(cx)
     }
 
-    fn lower(&self, ins: &[Option<Ty>], outs: &[Ty], _arch: Arch) -> Result<Lowered> {
+    fn lower(&self, ins: &[Option<Ty>], outs: &[Ty], _target: &Target) -> Result<Lowered> {
         let Some(Some(dy)) = ins.first() else { return Err(super::op_error::<Self>("dy is required")) };
         let (values, channels) = (outs[0].shape.elements(), dy.shape[2]);
         let width = access(&[dy.dtype, DType::F32], channels);

@@ -5,7 +5,7 @@ pub(super) mod lower;
 use super::{GroupNormGrad, Case, Cost, HostArray, HostIo, Ins, Op, CaseInput, Fill, each_dtype, filled, normal, vector, unsupported};
 use crate::device::cpu::group_norm::{Shape, group_norm};
 use crate::device::cpu::simd::Elem;
-use crate::device::{Arch, Lowered};
+use crate::device::{Lowered, Target};
 use crate::graph::{Builder, GradCx, Grads};
 use crate::{DType, Result, Ty};
 use half::bf16;
@@ -72,8 +72,8 @@ impl Op for GroupNorm {
         }
     }
 
-    fn lower(&self, _ins: &[Option<Ty>], outs: &[Ty], arch: Arch) -> Result<Lowered> {
-        lower::launches(self, &outs[0], arch)
+    fn lower(&self, _ins: &[Option<Ty>], outs: &[Ty], target: &Target) -> Result<Lowered> {
+        lower::launches(self, &outs[0], target.arch)
     }
 
     fn backward(&self, g: &mut Builder<'_>, cx: &GradCx<'_>) -> Result<Grads> {

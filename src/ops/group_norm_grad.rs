@@ -6,7 +6,7 @@ use super::{AnyOp, Case, Cost, GroupNorm, HostArray, HostIo, Ins, Op, no_second_
 use crate::device::cpu::group_norm::Shape;
 use crate::device::cpu::group_norm_grad::group_norm_grad;
 use crate::device::cpu::simd::Elem;
-use crate::device::{Arch, KernelFile, KernelKey, Launch, Lowered, Slot, kernel_file, kernel_params, kernel_type};
+use crate::device::{KernelFile, KernelKey, Launch, Lowered, Slot, Target, kernel_file, kernel_params, kernel_type};
 use crate::graph::{Builder, GradCx, Grads};
 use crate::{DType, Result, Ty};
 use half::bf16;
@@ -87,7 +87,7 @@ impl Op for GroupNormGrad {
         no_second_gradient(cx)
     }
 
-    fn lower(&self, _ins: &[Option<Ty>], outs: &[Ty], _arch: Arch) -> Result<Lowered> {
+    fn lower(&self, _ins: &[Option<Ty>], outs: &[Ty], _target: &Target) -> Result<Lowered> {
         let x = outs[0];
         count(x.shape.elements())?;
         let sizes = Sizes::new(&self.norm, &x);
@@ -111,7 +111,7 @@ impl Op for GroupNormGrad {
             launches.push(launch("group_norm_grad_total", [(sizes.channels as u32).div_ceil(256), 1, 1], [256, 1, 1], 0));
             scratch += (8 * sizes.images * spans as usize * sizes.channels).next_multiple_of(256) as u64;
         }
-        Ok(Lowered { launches, scratch })
+        Ok(Lowered::new(launches, scratch))
     }
 
     fn cost(&self, ins: &[Option<Ty>], outs: &[Ty]) -> Cost {

@@ -5,7 +5,7 @@ use super::{AnyOp, Case, Cost, HostArray, HostIo, Ins, LayerNorm, Op, no_second_
 use crate::device::cpu::layer_norm_grad::layer_norm_grad;
 use crate::device::cpu::simd::Elem;
 use crate::graph::{Builder, GradCx, Grads};
-use crate::device::{Arch, KernelFile, KernelKey, Launch, Lowered, Slot, kernel_file, kernel_params, kernel_type};
+use crate::device::{KernelFile, KernelKey, Launch, Lowered, Slot, Target, kernel_file, kernel_params, kernel_type};
 use crate::{DType, Result, Ty};
 use half::bf16;
 
@@ -68,7 +68,7 @@ impl Op for LayerNormGrad {
         no_second_gradient(cx)
     }
 
-    fn lower(&self, _ins: &[Option<Ty>], outs: &[Ty], _arch: Arch) -> Result<Lowered> {
+    fn lower(&self, _ins: &[Option<Ty>], outs: &[Ty], _target: &Target) -> Result<Lowered> {
         let (dtype, count, channels) = (outs[0].dtype, outs[0].shape.rows(), outs[0].shape.last_axis());
         let rows = Rows::holding(2, &[dtype, DType::F32], count, channels)?;
         let spans = Spans::new(&[dtype, DType::F32], count, channels, 1);
@@ -99,7 +99,7 @@ impl Op for LayerNormGrad {
         let grid = [(channels as u32).div_ceil(256), 1, 1];
         let total = Launch { kernel: other("layer_norm_grad_total"), grid, block: [256, 1, 1], shared: 0, params: params.pack() };
         let scratch = spans.scratch(2) + (8 * count as u64).next_multiple_of(256);
-        Ok(Lowered { launches: vec![x, parts, total], scratch })
+        Ok(Lowered::new(vec![x, parts, total], scratch))
     }
 
     fn cost(&self, ins: &[Option<Ty>], outs: &[Ty]) -> Cost {

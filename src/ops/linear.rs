@@ -7,7 +7,7 @@ use super::{Activation, Case, Cost, HostArray, HostIo, Ins, LinearGrad, Op, each
 use crate::device::cpu::gather::Widens;
 use crate::device::cpu::simd::Elem;
 use crate::device::cpu::{Epilogue, PackSpec, Source, gemm};
-use crate::device::{Arch, KernelFile, Lowered, Slot, kernel_file, kernel_params};
+use crate::device::{KernelFile, Lowered, Slot, Target, kernel_file, kernel_params};
 use crate::graph::{Builder, GradCx, Grads};
 use crate::{DType, Result, Ty};
 use half::bf16;
@@ -99,7 +99,7 @@ impl Op for Linear {
         }
     }
 
-    fn lower(&self, ins: &[Option<Ty>], outs: &[Ty], arch: Arch) -> Result<Lowered> {
+    fn lower(&self, ins: &[Option<Ty>], outs: &[Ty], target: &Target) -> Result<Lowered> {
         let [Some(x), Some(w), ..] = ins else { return Err(super::op_error::<Self>("x and weight are required")) };
         let (rows, depth, columns) = (x.shape.rows(), w.shape[1], outs[0].shape.last_axis());
         let product = Product {
@@ -112,7 +112,7 @@ impl Op for Linear {
             across: false,
             types: [x.dtype, w.dtype],
         };
-        let cut = product.cut(arch)?;
+        let cut = product.cut(target, &ENTRIES)?;
         let ([tiles_n, splits, split_depth], (act, negative)) = (cut.numbers(), activation(self.act));
         let params = LinearParams {
             x: Slot::In(0),

@@ -5,7 +5,7 @@ use super::{Activation, AnyOp, Case, Cost, HostArray, HostIo, Ins, Linear, Op, S
 use crate::device::cpu::gather::Widens;
 use crate::device::cpu::simd::Elem;
 use crate::device::cpu::{Epilogue, PackSpec, Source, gemm, weight_grad};
-use crate::device::{Arch, Lowered};
+use crate::device::{Lowered, Target};
 use crate::graph::{Builder, GradCx, Grads};
 use crate::{DType, Result, Ty};
 use half::bf16;
@@ -137,8 +137,8 @@ impl Op for LinearGrad {
         }
     }
 
-    fn lower(&self, ins: &[Option<Ty>], outs: &[Ty], arch: Arch) -> Result<Lowered> {
-        super::product_grads::linear(self, ins, outs, arch)
+    fn lower(&self, ins: &[Option<Ty>], outs: &[Ty], target: &Target) -> Result<Lowered> {
+        super::product_grads::linear(self, ins, outs, target)
     }
 
     fn backward(&self, _g: &mut Builder<'_>, cx: &GradCx<'_>) -> Result<Grads> {

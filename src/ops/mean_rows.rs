@@ -4,7 +4,7 @@ use super::lowering::{count, access};
 use super::{MeanRowsGrad, Case, Cost, HostArray, HostIo, Ins, Op, each_dtype, normal, unsupported};
 use crate::device::cpu::pool::mean_rows;
 use crate::device::cpu::simd::Elem;
-use crate::device::{Arch, KernelFile, KernelKey, Launch, Lowered, Slot, kernel_file, kernel_params, kernel_type};
+use crate::device::{KernelFile, KernelKey, Launch, Lowered, Slot, Target, kernel_file, kernel_params, kernel_type};
 use crate::graph::{Builder, GradCx, Grads};
 use crate::{DType, Result, Ty};
 use half::bf16;
@@ -38,7 +38,7 @@ impl Op for MeanRows {
         }
     }
 
-    fn lower(&self, ins: &[Option<Ty>], outs: &[Ty], _arch: Arch) -> Result<Lowered> {
+    fn lower(&self, ins: &[Option<Ty>], outs: &[Ty], _target: &Target) -> Result<Lowered> {
         let (dtype, images, channels) = (outs[0].dtype, count(outs[0].shape[0])?, count(outs[0].shape[1])?);
         let rows = count(ins[0].map_or(0, |x| x.shape[1]))?;
         let width = access(&[dtype], channels as usize);

@@ -4,7 +4,7 @@ use super::host::by_each;
 use super::lowering::{access, count, flat, typed};
 use super::{Case, Cost, HostArray, HostIo, Ins, Op, each_dtype, no_second_gradient, normal};
 use crate::graph::{Builder, GradCx, Grads};
-use crate::device::{Arch, KernelFile, KernelKey, Lowered, Slot, kernel_file, kernel_params};
+use crate::device::{KernelFile, KernelKey, Lowered, Slot, Target, kernel_file, kernel_params};
 use crate::{DType, Result, Ty};
 
 /// `y[b,s,c] = scale · x[b,c]` for each of `rows` s. Input `[B,C]`, output `[B,rows,C]` of `dtype`.
@@ -45,7 +45,7 @@ impl Op for MeanRowsGrad {
         no_second_gradient(cx)
     }
 
-    fn lower(&self, ins: &[Option<Ty>], outs: &[Ty], _arch: Arch) -> Result<Lowered> {
+    fn lower(&self, ins: &[Option<Ty>], outs: &[Ty], _target: &Target) -> Result<Lowered> {
         let (from, dx) = (ins[0].map_or(self.dtype, |dy| dy.dtype), outs[0]);
         let (values, channels) = (dx.shape.elements(), dx.shape.last_axis());
         let width = access(&[from, self.dtype], channels);

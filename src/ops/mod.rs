@@ -19,7 +19,7 @@ pub(crate) use host::unsupported;
 pub use host::{HostArray, HostIn, HostIo, HostOut, Ins};
 
 use crate::device::cpu::PackSpec;
-use crate::device::{Arch, Lowered};
+use crate::device::{Lowered, Target};
 use crate::graph::{Builder, GradCx, Grads};
 use crate::{Error, Result, Ty};
 use std::fmt::Debug;
@@ -46,7 +46,7 @@ pub trait Op: Clone + PartialEq + Debug + Into<AnyOp> {
 
     /// CUDA launches of this operation: pure data, no allocation, no synchronisation.
     /// The types are those of [`Op::infer`]; whatever varies from run to run is read from an input.
-    fn lower(&self, ins: &[Option<Ty>], outs: &[Ty], arch: Arch) -> Result<Lowered>;
+    fn lower(&self, ins: &[Option<Ty>], outs: &[Ty], target: &Target) -> Result<Lowered>;
 
     /// True when the output is the first input under another shape: no work, no memory.
     fn is_view(&self) -> bool {
@@ -163,8 +163,8 @@ macro_rules! ops {
                 match self { $(Self::$name(op) => op.packing(input, ins)),* }
             }
             /// [`Op::lower`].
-            pub fn lower(&self, ins: &[Option<Ty>], outs: &[Ty], arch: Arch) -> Result<Lowered> {
-                match self { $(Self::$name(op) => op.lower(ins, outs, arch)),* }
+            pub fn lower(&self, ins: &[Option<Ty>], outs: &[Ty], target: &Target) -> Result<Lowered> {
+                match self { $(Self::$name(op) => op.lower(ins, outs, target)),* }
             }
             /// [`Op::is_view`].
             pub fn is_view(&self) -> bool { match self { $(Self::$name(op) => op.is_view()),* } }

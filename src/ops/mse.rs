@@ -4,7 +4,7 @@ use super::lowering::{ENOUGH_BLOCKS, access, count, typed};
 use super::{Case, Cost, HostArray, HostIo, Ins, MseGrad, Op, normal};
 use crate::graph::{Builder, GradCx, Grads};
 use crate::ops::host::by_reference;
-use crate::device::{Arch, KernelFile, KernelKey, Launch, Lowered, Slot, kernel_file, kernel_params};
+use crate::device::{KernelFile, KernelKey, Launch, Lowered, Slot, Target, kernel_file, kernel_params};
 use crate::{DType, Result, Ty};
 
 /// `y = mean((a − b)²)` over all elements.
@@ -39,7 +39,7 @@ impl Op for Mse {
         Ok(vec![cx.when(0, || g.op(MseGrad { of_second: false }, &inputs))?, cx.when(1, || g.op(MseGrad { of_second: true }, &inputs))?])
     }
 
-    fn lower(&self, ins: &[Option<Ty>], _outs: &[Ty], _arch: Arch) -> Result<Lowered> {
+    fn lower(&self, ins: &[Option<Ty>], _outs: &[Ty], _target: &Target) -> Result<Lowered> {
         let [Some(a), Some(b)] = ins else { return Err(super::op_error::<Self>("a and b are required")) };
         let (values, width) = (a.shape.elements(), access(&[a.dtype, b.dtype], 16));
         let span = values.div_ceil(ENOUGH_BLOCKS).next_multiple_of(256 * width);
@@ -50,7 +50,7 @@ impl Op for Mse {
             let kernel = typed(KernelKey::new(&FILE, entry), a.dtype, b.dtype).define("V", width);
             Launch { kernel, grid: [blocks, 1, 1], block: [256, 1, 1], shared: 0, params: params.pack() }
         };
-        Ok(Lowered { launches: vec![launch("mse_parts", spans), launch("mse_total", 1)], scratch: u64::from(4 * spans).next_multiple_of(256) })
+        Ok(Lowered::new(vec![launch("mse_parts", spans), launch("mse_total", 1)], u64::from(4 * spans).next_multiple_of(256)))
     }
 
     fn cost(&self, ins: &[Option<Ty>], outs: &[Ty]) -> Cost {

@@ -4,7 +4,7 @@ use super::host::by_each;
 use super::lowering::{access, count, flat, typed};
 use super::{Case, Cost, HostArray, HostIo, Ins, Mse, Op, no_second_gradient, normal};
 use crate::graph::{Builder, GradCx, Grads};
-use crate::device::{Arch, KernelFile, KernelKey, Lowered, Slot, kernel_file, kernel_params, kernel_type};
+use crate::device::{KernelFile, KernelKey, Lowered, Slot, Target, kernel_file, kernel_params, kernel_type};
 use crate::{DType, Result, Ty};
 
 /// `da = dy · 2 (a − b) / n`, or `db = −da`.
@@ -52,7 +52,7 @@ impl Op for MseGrad {
         no_second_gradient(cx)
     }
 
-    fn lower(&self, ins: &[Option<Ty>], outs: &[Ty], _arch: Arch) -> Result<Lowered> {
+    fn lower(&self, ins: &[Option<Ty>], outs: &[Ty], _target: &Target) -> Result<Lowered> {
         let [Some(a), Some(b), ..] = ins else { return Err(super::op_error::<Self>("a and b are required")) };
         let (values, width) = (a.shape.elements(), access(&[a.dtype, b.dtype], 16));
         let (slots, dy, dx) = ([Slot::In(0), Slot::In(1)], Slot::In(2), Slot::Out(0));

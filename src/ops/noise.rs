@@ -3,7 +3,7 @@
 use super::host::by_reference;
 use super::lowering::{count, flat};
 use super::{Case, Cost, Fill, HostArray, HostIo, Ins, Op, filled};
-use crate::device::{Arch, KernelFile, KernelKey, Lowered, Slot, kernel_file, kernel_params};
+use crate::device::{KernelFile, KernelKey, Lowered, Slot, Target, kernel_file, kernel_params};
 use crate::pipeline::philox_normal;
 use crate::graph::{Builder, GradCx, Grads};
 use crate::{DType, Result, Ty};
@@ -46,7 +46,7 @@ impl Op for Noise {
         by_reference(self, io)
     }
 
-    fn lower(&self, _ins: &[Option<Ty>], outs: &[Ty], _arch: Arch) -> Result<Lowered> {
+    fn lower(&self, _ins: &[Option<Ty>], outs: &[Ty], _target: &Target) -> Result<Lowered> {
         let (images, [h, w, c], values) = (outs[0].shape[0], self.size, outs[0].shape.elements());
         let (pixels, channels) = (count(h * w)?, count(c)?);
         let params = NoiseParams { seed: Slot::In(0), y: Slot::Out(0), images: count(images)?, pixels, channels };

@@ -4,7 +4,7 @@ use super::lowering::Rows;
 use super::{Case, Cost, Fill, HostArray, HostIo, Ins, NormLossGrad, Op, each_dtype, filled, normal};
 use crate::graph::{Builder, GradCx, Grads};
 use crate::ops::host::by_reference;
-use crate::device::{Arch, KernelFile, KernelKey, Launch, Lowered, Slot, kernel_file, kernel_params, kernel_type};
+use crate::device::{KernelFile, KernelKey, Launch, Lowered, Slot, Target, kernel_file, kernel_params, kernel_type};
 use crate::{DType, Result, Ty};
 
 /// `y = Σ over rows of √(Σ x²)`. Input: `x [..,C]`. Output: one f32, shape `[]`.
@@ -35,7 +35,7 @@ impl Op for NormLoss {
         Ok(vec![cx.when(0, || g.op(NormLossGrad, &inputs))?])
     }
 
-    fn lower(&self, ins: &[Option<Ty>], _outs: &[Ty], _arch: Arch) -> Result<Lowered> {
+    fn lower(&self, ins: &[Option<Ty>], _outs: &[Ty], _target: &Target) -> Result<Lowered> {
         let Some(Some(x)) = ins.first() else { return Err(super::op_error::<Self>("x is required")) };
         let (count, channels) = (x.shape.rows(), x.shape.last_axis());
         let rows = Rows::new(&[x.dtype], count, channels)?;
@@ -44,7 +44,7 @@ impl Op for NormLoss {
         let lengths = rows.launch(KernelKey::new(&FILE, "norm_loss_rows").define("T", kernel_type(x.dtype)), 0, params.pack());
         let kernel = KernelKey { entry: "norm_loss_total", ..lengths.kernel.clone() };
         let total = Launch { kernel, grid: [1; 3], block: [256, 1, 1], shared: 0, params: params.pack() };
-        Ok(Lowered { launches: vec![lengths, total], scratch: (4 * count).next_multiple_of(256) as u64 })
+        Ok(Lowered::new(vec![lengths, total], (4 * count).next_multiple_of(256) as u64))
     }
 
     fn cost(&self, ins: &[Option<Ty>], outs: &[Ty]) -> Cost {

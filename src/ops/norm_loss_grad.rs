@@ -4,7 +4,7 @@ use super::host::by_reference;
 use super::lowering::Rows;
 use super::{Case, Cost, Fill, HostArray, HostIo, Ins, NormLoss, Op, filled, no_second_gradient, normal};
 use crate::graph::{Builder, GradCx, Grads};
-use crate::device::{Arch, KernelFile, KernelKey, Lowered, Slot, kernel_file, kernel_params, kernel_type};
+use crate::device::{KernelFile, KernelKey, Lowered, Slot, Target, kernel_file, kernel_params, kernel_type};
 use crate::{DType, Result, Ty};
 
 /// `dx = dy · x / ‖x‖` of each row; 0 for a row of zeros, where the length has no gradient.
@@ -43,7 +43,7 @@ impl Op for NormLossGrad {
         no_second_gradient(cx)
     }
 
-    fn lower(&self, _ins: &[Option<Ty>], outs: &[Ty], _arch: Arch) -> Result<Lowered> {
+    fn lower(&self, _ins: &[Option<Ty>], outs: &[Ty], _target: &Target) -> Result<Lowered> {
         let (dtype, count, channels) = (outs[0].dtype, outs[0].shape.rows(), outs[0].shape.last_axis());
         let rows = Rows::new(&[dtype], count, channels)?;
         let (x, dy, dx, rows_per_block) = (Slot::In(0), Slot::In(1), Slot::Out(0), rows.rows_per_block as u32);

@@ -4,7 +4,7 @@ use super::host::by_reference;
 use super::lowering::Rows;
 use super::{AnyOp, Case, Cost, HostArray, HostIo, Ins, Normalize, Op, no_second_gradient, normal};
 use crate::graph::{Builder, GradCx, Grads};
-use crate::device::{Arch, KernelFile, KernelKey, Lowered, Slot, kernel_file, kernel_params, kernel_type};
+use crate::device::{KernelFile, KernelKey, Lowered, Slot, Target, kernel_file, kernel_params, kernel_type};
 use crate::{Result, Ty};
 
 /// `dx = (dy − y Σ y dy) / ‖x‖` of each row with `y = x / ‖x‖`; `dy / eps` for rows not longer than eps.
@@ -51,7 +51,7 @@ impl Op for NormalizeGrad {
         no_second_gradient(cx)
     }
 
-    fn lower(&self, _ins: &[Option<Ty>], outs: &[Ty], _arch: Arch) -> Result<Lowered> {
+    fn lower(&self, _ins: &[Option<Ty>], outs: &[Ty], _target: &Target) -> Result<Lowered> {
         let (dtype, count, channels) = (outs[0].dtype, outs[0].shape.rows(), outs[0].shape.last_axis());
         let rows = Rows::holding(2, &[dtype], count, channels)?;
         let params = NormalizeGradParams {

@@ -3,7 +3,7 @@
 use super::lowering::{count, flat, unit};
 use super::{ConcatGrad, Case, Cost, HostArray, HostIo, Ins, Op, each_dtype, normal};
 use crate::device::cpu::copy;
-use crate::device::{Arch, KernelFile, KernelKey, Lowered, Slot, kernel_file, kernel_params};
+use crate::device::{KernelFile, KernelKey, Lowered, Slot, Target, kernel_file, kernel_params};
 use crate::graph::{Builder, GradCx, Grads};
 use crate::{Result, Ty};
 
@@ -38,7 +38,7 @@ impl Op for PadChannels {
         Ok(())
     }
 
-    fn lower(&self, ins: &[Option<Ty>], outs: &[Ty], _arch: Arch) -> Result<Lowered> {
+    fn lower(&self, ins: &[Option<Ty>], outs: &[Ty], _target: &Target) -> Result<Lowered> {
         let y = outs[0];
         let [from, to] = [ins[0].map_or(0, |x| x.shape.last_axis()), self.channels].map(|c| c * y.dtype.size());
         let unit = unit([from, to]);

@@ -4,7 +4,7 @@ use super::lowering::{count, flat, access};
 use super::{Pool2dGrad, Case, Cost, HostArray, HostIo, Ins, Op, each_dtype, normal, unsupported};
 use crate::device::cpu::pool::{Window, pool};
 use crate::device::cpu::simd::Elem;
-use crate::device::{Arch, KernelFile, KernelKey, Lowered, Slot, kernel_file, kernel_params, kernel_type};
+use crate::device::{KernelFile, KernelKey, Lowered, Slot, Target, kernel_file, kernel_params, kernel_type};
 use crate::graph::{Builder, GradCx, Grads};
 use crate::{DType, Result, Ty};
 use half::bf16;
@@ -80,7 +80,7 @@ impl Op for Pool2d {
         }
     }
 
-    fn lower(&self, ins: &[Option<Ty>], outs: &[Ty], _arch: Arch) -> Result<Lowered> {
+    fn lower(&self, ins: &[Option<Ty>], outs: &[Ty], _target: &Target) -> Result<Lowered> {
         let (y, Some(x)) = (outs[0], ins[0]) else { return Err(super::op_error::<Self>("x is required")) };
         let (values, width) = (y.shape.elements(), access(&[y.dtype], y.shape[3]));
         let mean = u32::from(self.kind == Pooling::Mean);

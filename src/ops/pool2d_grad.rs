@@ -4,7 +4,7 @@ use super::host::by_reference;
 use super::lowering::{access, count, flat};
 use super::{AnyOp, Case, Cost, HostArray, HostIo, Ins, Op, Pool2d, Pooling, no_second_gradient, normal};
 use crate::graph::{Builder, GradCx, Grads};
-use crate::device::{Arch, KernelFile, KernelKey, Lowered, Slot, kernel_file, kernel_params, kernel_type};
+use crate::device::{KernelFile, KernelKey, Lowered, Slot, Target, kernel_file, kernel_params, kernel_type};
 use crate::{Result, Ty};
 
 /// Gradient of [`Pool2d`]: a maximum's goes to the first pixel that has it, row by row; a mean's is shared by the pixels of the window.
@@ -56,7 +56,7 @@ impl Op for Pool2dGrad {
         no_second_gradient(cx)
     }
 
-    fn lower(&self, ins: &[Option<Ty>], outs: &[Ty], _arch: Arch) -> Result<Lowered> {
+    fn lower(&self, ins: &[Option<Ty>], outs: &[Ty], _target: &Target) -> Result<Lowered> {
         let (dx, Some(Some(dy))) = (outs[0], ins.get(1)) else { return Err(super::op_error::<Self>("x and dy are required")) };
         let (values, width) = (dx.shape.elements(), access(&[dx.dtype], dx.shape[3]));
         let Pool2d { kind, kernel, stride, padding } = self.forward;

@@ -4,7 +4,7 @@ use super::lowering::{count, flat, access};
 use super::{SelectRows, SumRows, Activation, Case, Cost, HostArray, HostIo, Ins, Op, each_dtype, normal, vector, unsupported};
 use crate::device::cpu::elementwise::add;
 use crate::device::cpu::simd::Elem;
-use crate::device::{Arch, KernelFile, KernelKey, Lowered, Slot, kernel_file, kernel_params, kernel_type};
+use crate::device::{KernelFile, KernelKey, Lowered, Slot, Target, kernel_file, kernel_params, kernel_type};
 use crate::graph::{Builder, GradCx, Grads};
 use crate::{DType, Result, Ty};
 use half::bf16;
@@ -48,7 +48,7 @@ impl Op for PrependToken {
         }
     }
 
-    fn lower(&self, _ins: &[Option<Ty>], outs: &[Ty], _arch: Arch) -> Result<Lowered> {
+    fn lower(&self, _ins: &[Option<Ty>], outs: &[Ty], _target: &Target) -> Result<Lowered> {
         let &[b, t, c] = &*outs[0].shape else { return Err(super::op_error::<Self>("output is not [B,T,C]")) };
         let width = access(&[outs[0].dtype, DType::F32], c);
         let kernel = KernelKey::new(&FILE, "prepend_token_forward").define("T", kernel_type(outs[0].dtype)).define("V", width);

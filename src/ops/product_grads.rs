@@ -5,7 +5,7 @@ use super::conv2d::{extent, resize_mode};
 use super::lowering::{activation, count};
 use super::products::{Entries, Product, rows_per_image};
 use super::{Activation, Attention, Conv2d, Conv2dGrad, LinearGrad, op_error};
-use crate::device::{Arch, KernelFile, KernelKey, Launch, Lowered, Slot, kernel_file, kernel_params, kernel_type};
+use crate::device::{KernelFile, KernelKey, Launch, Lowered, Slot, Target, kernel_file, kernel_params, kernel_type};
 use crate::{DType, Result, Ty};
 
 kernel_params! {
@@ -20,7 +20,7 @@ const LINEAR_ENTRIES: Entries =
     Entries { file: &LINEAR, tensor: "linear_grad_tensor", plain: "linear_grad_plain", reduce: "linear_grad_reduce" };
 
 /// Launches of one gradient of a linear layer.
-pub(super) fn linear(op: &LinearGrad, ins: &[Option<Ty>], outs: &[Ty], arch: Arch) -> Result<Lowered> {
+pub(super) fn linear(op: &LinearGrad, ins: &[Option<Ty>], outs: &[Ty], target: &Target) -> Result<Lowered> {
     let [Some(a), Some(b), ..] = ins else { return Err(op_error::<LinearGrad>("two inputs are required")) };
     let (wide_a, wide_b, m) = (a.shape.last_axis(), b.shape.last_axis(), a.shape.rows());
     let (part, rows, depth, columns) = match op {
@@ -39,7 +39,7 @@ pub(super) fn linear(op: &LinearGrad, ins: &[Option<Ty>], outs: &[Ty], arch: Arc
         across: part == "WEIGHT",
         types: [a.dtype, b.dtype],
     };
-    let cut = product.cut(arch)?;
+    let cut = product.cut(target, &LINEAR_ENTRIES)?;
     let ([tiles_n, splits, split_depth], (act, negative)) = (cut.numbers(), activation(act));
     let params = LinearGradParams {
         a: Slot::In(0),
@@ -75,7 +75,7 @@ const CONV2D_ENTRIES: Entries =
     Entries { file: &CONV2D, tensor: "conv2d_grad_tensor", plain: "conv2d_grad_plain", reduce: "conv2d_grad_reduce" };
 
 /// Launches of one gradient of a convolution.
-pub(super) fn conv2d(op: &Conv2dGrad, ins: &[Option<Ty>], outs: &[Ty], arch: Arch) -> Result<Lowered> {
+pub(super) fn conv2d(op: &Conv2dGrad, ins: &[Option<Ty>], outs: &[Ty], target: &Target) -> Result<Lowered> {
     let (Conv2dGrad::Input { conv, .. } | Conv2dGrad::Weight { conv, .. }) = op;
     let [Some(dz), Some(other)] = ins else { return Err(op_error::<Conv2dGrad>("two inputs are required")) };
     let of_input = matches!(op, Conv2dGrad::Input { .. });
@@ -96,7 +96,7 @@ pub(super) fn conv2d(op: &Conv2dGrad, ins: &[Option<Ty>], outs: &[Ty], arch: Arc
         across: !of_input,
         types: [dz.dtype, other.dtype],
     };
-    let cut = product.cut(arch)?;
+    let cut = product.cut(target, &CONV2D_ENTRIES)?;
     let [tiles_n, splits, split_depth] = cut.numbers();
     // what is gathered, and over whose pixels
     let (from, over) = if of_input { (dz, &x) } else { (&x, dz) };
@@ -234,5 +234,5 @@ pub(super) fn attention(forward: &Attention, ins: &[Option<Ty>]) -> Result<Lower
         let grid = [rows.div_ceil(own) as u32, params.heads, images as u32];
         Launch { kernel, grid, block: [128, 1, 1], shared: shared as u32, params: params.pack() }
     };
-    Ok(Lowered { launches: vec![launch(entries[0], queries), launch(entries[1], k.rows)], scratch: 2 * rows })
+    Ok(Lowered::new(vec![launch(entries[0], queries), launch(entries[1], k.rows)], 2 * rows))
 }

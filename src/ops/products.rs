@@ -1,10 +1,11 @@
 //! How matrix products are cut for CUDA: tiles from one table, parts of the depth where there are too few of them.
 //!
-//! Tiles are chosen by a count of cycles and do not change results: every tile adds in the order of the depth. Parts of the depth do,
-//! in the last bits; they follow from the shape of one image, never from the batch, so that an image gives the same bits in any batch.
+//! Tiles are chosen by a count of cycles, or by what was measured on the device, and do not change results: every tile adds in the
+//! order of the depth. Parts of the depth do, in the last bits; they follow from the shape of one image and the architecture, never from
+//! the batch or from measured times, so that an image gives the same bits in any batch and on any device of its kind.
 
 use super::lowering::count;
-use crate::device::{Arch, KernelFile, KernelKey, Launch, Lowered, Params, Slot, kernel_type};
+use crate::device::{Arch, KernelFile, KernelKey, Launch, Lowered, Params, ProductTiles, Slot, Target, kernel_type};
 use crate::{DType, Result, Ty};
 
 /// A tile of the tensor-core product: rows and columns of a block, its warps, and stages of 32 of the depth in shared memory.
@@ -73,18 +74,20 @@ pub(crate) struct Entries {
 }
 
 /// What a product's parameter struct needs to know of its cut.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Cut {
     /// None: the plain product.
     tile: Option<Tile>,
     blocks: [usize; 2],
     parts: usize,
     part_depth: usize,
+    tiles: Option<ProductTiles>,
 }
 
 impl Product {
-    /// The cut for an architecture; fails where a kernel cannot count the values.
-    pub(crate) fn cut(&self, arch: Arch) -> Result<Cut> {
+    /// The cut for a device; fails where a kernel cannot count the values.
+    pub(crate) fn cut(&self, target: &Target, entries: &Entries) -> Result<Cut> {
+        let arch = target.arch;
         let weight_rows = self.columns * if self.gated { 2 } else { 1 };
         for values in [self.rows * self.depth, weight_rows * self.depth, self.rows * weight_rows] {
             count(values)?;
@@ -93,10 +96,22 @@ impl Product {
         // two images: both halves of the guidance
         let parts = self.tiles(arch).flat_map(|t| (1..=self.most_parts()).map(move |parts| (t, parts)));
         let (_, parts) = cheapest(parts, |&(t, parts)| chip.cycles(self, 2 * self.rows_per_image, t, parts)).unwrap_or((None, 1));
-        let tile = cheapest(self.tiles(arch), |&t| chip.cycles(self, self.rows, t, parts)).flatten();
+        let name = self.name(entries);
+        let measured = target.tiles.0.get(&name).and_then(|&shape| self.tiles(arch).flatten().find(|t| t.shape() == shape));
+        let tile = measured.or_else(|| cheapest(self.tiles(arch), |&t| chip.cycles(self, self.rows, t, parts)).flatten());
+        let choices = self.tiles(arch).flatten().map(|t| t.shape()).collect();
+        let tiles = tile.map(|t| ProductTiles { name, chosen: t.shape(), choices });
         let step = tile.map_or(PLAIN[2], |_| DEPTH);
         let part_depth = self.depth.div_ceil(step).div_ceil(parts) * step;
-        Ok(Cut { tile, blocks: self.blocks(tile, self.rows), parts: self.depth.div_ceil(part_depth), part_depth })
+        Ok(Cut { tile, blocks: self.blocks(tile, self.rows), parts: self.depth.div_ceil(part_depth), part_depth, tiles })
+    }
+
+    /// All that the choice of a tile follows from, in words.
+    fn name(&self, entries: &Entries) -> String {
+        let flags = [("gated", self.gated), ("unaligned", !self.aligned), ("across", self.across)];
+        let flags: String = flags.iter().filter(|f| f.1).map(|f| format!(" {}", f.0)).collect();
+        let Self { rows, rows_per_image, columns, depth, types, .. } = self;
+        format!("{} {} {rows}({rows_per_image})x{columns}x{depth}{flags}", entries.file.stem, types[0])
     }
 
     fn is_plain(&self) -> bool {
@@ -168,11 +183,16 @@ impl Cut {
             lowered.launches.push(Launch { kernel, grid: [blocks, 1, 1], block: [REDUCE as u32, 1, 1], shared: 0, params });
             lowered.scratch = (self.parts * product.rows * product.partial_columns() * 4) as u64;
         }
+        lowered.product.clone_from(&self.tiles);
         Ok(lowered)
     }
 }
 
 impl Tile {
+    fn shape(&self) -> [u32; 2] {
+        [self.rows as u32, self.columns as u32]
+    }
+
     fn threads(&self) -> usize {
         32 * self.warps[0] * self.warps[1]
     }
@@ -259,6 +279,9 @@ fn cheapest<T>(candidates: impl Iterator<Item = T>, cost: impl Fn(&T) -> usize) 
 mod tests {
     use super::*;
 
+    static FILE: KernelFile = KernelFile { stem: "linear", text: "", params: &[] };
+    const ENTRIES: Entries = Entries { file: &FILE, tensor: "", plain: "", reduce: "" };
+
     fn product(rows: usize, rows_per_image: usize, columns: usize, depth: usize) -> Product {
         Product { rows, rows_per_image, columns, depth, gated: false, aligned: true, across: false, types: [DType::Bf16; 2] }
     }
@@ -266,14 +289,15 @@ mod tests {
     #[test]
     fn parts_of_the_depth_do_not_follow_from_the_batch() {
         for (image, columns, depth) in [(64, 1280, 11520), (77, 1280, 1024), (256, 1280, 5760), (4096, 320, 2880), (1, 1280, 320)] {
-            let cuts: Vec<Cut> = [1, 2, 8].map(|batch| product(batch * image, image, columns, depth).cut(Arch(80)).unwrap()).into();
+            let cuts: Vec<Cut> =
+                [1, 2, 8].map(|batch| product(batch * image, image, columns, depth).cut(&Arch(80).into(), &ENTRIES).unwrap()).into();
             assert!(cuts.iter().all(|c| (c.parts, c.part_depth) == (cuts[0].parts, cuts[0].part_depth)), "{cuts:?}");
         }
     }
 
     #[test]
     fn few_tiles_are_cut_along_the_depth_and_many_are_not() {
-        let parts = |rows, image, columns, depth| product(rows, image, columns, depth).cut(Arch(80)).unwrap().parts;
+        let parts = |rows, image, columns, depth| product(rows, image, columns, depth).cut(&Arch(80).into(), &ENTRIES).unwrap().parts;
         assert!(parts(128, 64, 1280, 11520) > 1);
         assert_eq!(parts(8192, 4096, 320, 2880), 1);
         assert_eq!(parts(4, 2, 3, 40), 1);
@@ -283,7 +307,7 @@ mod tests {
     fn every_part_has_some_of_the_depth() {
         for depth in [1, 31, 33, 320, 321, 1000, 2880, 11520, 23040] {
             for rows in [1, 64, 154, 1024] {
-                let cut = product(rows, rows, 1280, depth).cut(Arch(90)).unwrap();
+                let cut = product(rows, rows, 1280, depth).cut(&Arch(90).into(), &ENTRIES).unwrap();
                 assert!((cut.parts - 1) * cut.part_depth < depth && cut.parts * cut.part_depth >= depth, "{cut:?}");
             }
         }
@@ -300,7 +324,7 @@ mod tests {
 
     #[test]
     fn what_kernels_cannot_count_is_refused() {
-        let error = product(1 << 20, 1 << 20, 4096, 4096).cut(Arch(80)).unwrap_err().to_string();
+        let error = product(1 << 20, 1 << 20, 4096, 4096).cut(&Arch(80).into(), &ENTRIES).unwrap_err().to_string();
         assert!(error.contains("more than a CUDA kernel counts"), "{error}");
     }
 }

@@ -3,7 +3,7 @@
 use super::lowering::{count, flat, unit};
 use super::{SumRows, Case, Cost, HostArray, HostIo, Ins, Op, each_dtype, normal};
 use crate::device::cpu::copy;
-use crate::device::{Arch, KernelFile, KernelKey, Lowered, Slot, kernel_file, kernel_params};
+use crate::device::{KernelFile, KernelKey, Lowered, Slot, Target, kernel_file, kernel_params};
 use crate::graph::{Builder, GradCx, Grads};
 use crate::{Result, Shape, Ty};
 
@@ -36,7 +36,7 @@ impl Op for Repeat {
         Ok(())
     }
 
-    fn lower(&self, ins: &[Option<Ty>], _outs: &[Ty], _arch: Arch) -> Result<Lowered> {
+    fn lower(&self, ins: &[Option<Ty>], _outs: &[Ty], _target: &Target) -> Result<Lowered> {
         let bytes = ins[0].map_or(0, |x| x.bytes());
         let unit = unit([bytes]);
         let params = RepeatParams { x: Slot::In(0), y: Slot::Out(0), count: count(bytes / unit)?, times: count(self.times)? };

@@ -1,7 +1,7 @@
 //! The same elements under another shape.
 
 use super::{Case, Cost, HostArray, HostIo, Ins, Op};
-use crate::device::{Arch, Lowered};
+use crate::device::{Lowered, Target};
 use crate::graph::{Builder, GradCx, Grads};
 use crate::{Result, Shape, Ty};
 
@@ -35,7 +35,7 @@ impl Op for Reshape {
         true
     }
 
-    fn lower(&self, _ins: &[Option<Ty>], _outs: &[Ty], _arch: Arch) -> Result<Lowered> {
+    fn lower(&self, _ins: &[Option<Ty>], _outs: &[Ty], _target: &Target) -> Result<Lowered> {
         Ok(Lowered::default())
     }
 

@@ -4,7 +4,7 @@ use super::host::by_each;
 use super::lowering::{access, count, flat};
 use super::{Case, Cost, HostArray, HostIo, Ins, Op, each_dtype, no_second_gradient, normal};
 use crate::graph::{Builder, GradCx, Grads};
-use crate::device::{Arch, KernelFile, KernelKey, Lowered, Slot, kernel_file, kernel_params, kernel_type};
+use crate::device::{KernelFile, KernelKey, Lowered, Slot, Target, kernel_file, kernel_params, kernel_type};
 use crate::{Result, Ty};
 
 /// `dx[y,x] = Σ` of `dy` over the pixels that show the pixel `(y, x)`; pixels that none shows get 0.
@@ -67,7 +67,7 @@ impl Op for ResizeGrad {
         no_second_gradient(cx)
     }
 
-    fn lower(&self, ins: &[Option<Ty>], outs: &[Ty], _arch: Arch) -> Result<Lowered> {
+    fn lower(&self, ins: &[Option<Ty>], outs: &[Ty], _target: &Target) -> Result<Lowered> {
         let (Some(dy), dx) = (ins[0], outs[0]) else { return Err(super::op_error::<Self>("dy is required")) };
         let (values, width) = (dx.shape.elements(), access(&[dx.dtype], dx.shape[3]));
         let [height, small_width] = self.size.map(|n| n as u32);

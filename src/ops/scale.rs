@@ -3,7 +3,7 @@
 use super::host::by_reference;
 use super::lowering::{count, flat, typed, access};
 use super::{ScaleGrad, Case, Cost, HostArray, HostIo, Ins, Op, normal};
-use crate::device::{Arch, KernelFile, KernelKey, Lowered, Slot, kernel_file, kernel_params};
+use crate::device::{KernelFile, KernelKey, Lowered, Slot, Target, kernel_file, kernel_params};
 use crate::graph::{Builder, GradCx, Grads};
 use crate::{DType, Result, Ty};
 
@@ -58,7 +58,7 @@ impl Op for Scale {
         by_reference(self, io)
     }
 
-    fn lower(&self, ins: &[Option<Ty>], outs: &[Ty], _arch: Arch) -> Result<Lowered> {
+    fn lower(&self, ins: &[Option<Ty>], outs: &[Ty], _target: &Target) -> Result<Lowered> {
         let (from, y) = (ins[0].map_or(self.dtype, |x| x.dtype), outs[0]);
         let (values, width) = (y.shape.elements(), access(&[from, y.dtype], 16));
         let kernel = typed(KernelKey::new(&FILE, "scale_forward"), from, y.dtype).define("V", width);

@@ -4,7 +4,7 @@ use super::host::by_each;
 use super::lowering::{access, count, flat, typed};
 use super::{AnyOp, Case, Cost, HostArray, HostIo, Ins, Op, Scale, no_second_gradient, normal};
 use crate::graph::{Builder, GradCx, Grads, Value};
-use crate::device::{Arch, KernelFile, KernelKey, Lowered, Slot, kernel_file, kernel_params};
+use crate::device::{KernelFile, KernelKey, Lowered, Slot, Target, kernel_file, kernel_params};
 use crate::{Result, Ty};
 
 /// `dx = factor · dy` where `factor · x + offset` is inside the range, 0 where it was clamped.
@@ -51,7 +51,7 @@ impl Op for ScaleGrad {
         no_second_gradient(cx)
     }
 
-    fn lower(&self, ins: &[Option<Ty>], outs: &[Ty], _arch: Arch) -> Result<Lowered> {
+    fn lower(&self, ins: &[Option<Ty>], outs: &[Ty], _target: &Target) -> Result<Lowered> {
         let (dx, values) = (outs[0], outs[0].shape.elements());
         let dy = ins[1].map_or(dx.dtype, |dy| dy.dtype);
         let width = access(&[dx.dtype, dy], 16);

@@ -4,7 +4,7 @@ use super::lowering::{count, flat, unit};
 use super::{AnyOp, Case, Cost, HostArray, HostIo, Ins, Op, SelectRows, no_second_gradient, normal};
 use crate::device::cpu::copy;
 use crate::graph::{Builder, GradCx, Grads};
-use crate::device::{Arch, KernelFile, KernelKey, Lowered, Slot, kernel_file, kernel_params};
+use crate::device::{KernelFile, KernelKey, Lowered, Slot, Target, kernel_file, kernel_params};
 use crate::{Result, Ty};
 
 /// `dx[:, start .. start + n, :] = dy`, 0 elsewhere. Input: `dy [B,n,C]`. Output: `[B,rows,C]` of its type.
@@ -48,7 +48,7 @@ impl Op for SelectRowsGrad {
         no_second_gradient(cx)
     }
 
-    fn lower(&self, ins: &[Option<Ty>], outs: &[Ty], _arch: Arch) -> Result<Lowered> {
+    fn lower(&self, ins: &[Option<Ty>], outs: &[Ty], _target: &Target) -> Result<Lowered> {
         let dx = outs[0];
         let row = dx.shape.last_axis() * dx.dtype.size();
         let unit = unit([row]);

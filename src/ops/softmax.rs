@@ -4,7 +4,7 @@ use super::lowering::Rows;
 use super::{SoftmaxGrad, Case, Cost, HostArray, HostIo, Ins, Op, Fill, each_dtype, filled, normal, unsupported};
 use crate::device::cpu::rows;
 use crate::device::cpu::simd::Elem;
-use crate::device::{Arch, KernelFile, KernelKey, Lowered, Slot, kernel_file, kernel_params, kernel_type};
+use crate::device::{KernelFile, KernelKey, Lowered, Slot, Target, kernel_file, kernel_params, kernel_type};
 use crate::graph::{Builder, GradCx, Grads};
 use crate::{DType, Result, Ty};
 use half::bf16;
@@ -40,7 +40,7 @@ impl Op for Softmax {
         }
     }
 
-    fn lower(&self, _ins: &[Option<Ty>], outs: &[Ty], _arch: Arch) -> Result<Lowered> {
+    fn lower(&self, _ins: &[Option<Ty>], outs: &[Ty], _target: &Target) -> Result<Lowered> {
         let (dtype, count, channels) = (outs[0].dtype, outs[0].shape.rows(), outs[0].shape.last_axis());
         let rows = Rows::new(&[dtype], count, channels)?;
         let rows_per_block = rows.rows_per_block as u32;

@@ -4,7 +4,7 @@ use super::host::by_reference;
 use super::lowering::Rows;
 use super::{AnyOp, Case, Cost, Fill, HostArray, HostIo, Ins, Op, Softmax, filled, no_second_gradient, normal};
 use crate::graph::{Builder, GradCx, Grads};
-use crate::device::{Arch, KernelFile, KernelKey, Lowered, Slot, kernel_file, kernel_params, kernel_type};
+use crate::device::{KernelFile, KernelKey, Lowered, Slot, Target, kernel_file, kernel_params, kernel_type};
 use crate::{Result, Ty};
 
 /// `dx = y (dy − Σ y dy)` of each row. Inputs: the softmax `y [..,C]`, `dy` of its type. Output: y's type.
@@ -40,7 +40,7 @@ impl Op for SoftmaxGrad {
         no_second_gradient(cx)
     }
 
-    fn lower(&self, _ins: &[Option<Ty>], outs: &[Ty], _arch: Arch) -> Result<Lowered> {
+    fn lower(&self, _ins: &[Option<Ty>], outs: &[Ty], _target: &Target) -> Result<Lowered> {
         let (dtype, count, channels) = (outs[0].dtype, outs[0].shape.rows(), outs[0].shape.last_axis());
         let rows = Rows::holding(2, &[dtype], count, channels)?;
         let params = SoftmaxGradParams {

@@ -6,7 +6,7 @@ use crate::device::cpu::pool::sum_rows;
 use crate::device::cpu::simd::Elem;
 use crate::graph::{Builder, GradCx, Grads, Value};
 use crate::ops::Reshape;
-use crate::device::{Arch, KernelFile, KernelKey, Launch, Lowered, Slot, kernel_file, kernel_params};
+use crate::device::{KernelFile, KernelKey, Launch, Lowered, Slot, Target, kernel_file, kernel_params};
 use crate::{DType, Result, Shape, Ty};
 use half::bf16;
 
@@ -65,7 +65,7 @@ impl Op for SumRows {
         Ok(vec![cx.when(0, || g.op(MeanRowsGrad { rows: x.shape[1], scale: 1.0, dtype: x.dtype }, &[Some(dy)]))?])
     }
 
-    fn lower(&self, ins: &[Option<Ty>], _outs: &[Ty], _arch: Arch) -> Result<Lowered> {
+    fn lower(&self, ins: &[Option<Ty>], _outs: &[Ty], _target: &Target) -> Result<Lowered> {
         let Some(Some(x)) = ins.first() else { return Err(super::op_error::<Self>("x is required")) };
         let (images, rows, channels) = (count(x.shape[0])?, count(x.shape[1])?, count(x.shape[2])?);
         let spans = Spans::new(&[x.dtype, DType::F32], rows as usize, channels as usize, images as usize);
@@ -83,7 +83,7 @@ impl Op for SumRows {
         let parts = spans.launch(kernel("sum_rows_spans"), params.pack());
         let blocks = (images * channels).div_ceil(256);
         let total = Launch { kernel: kernel("sum_rows_total"), grid: [blocks, 1, 1], block: [256, 1, 1], shared: 0, params: params.pack() };
-        Ok(Lowered { launches: vec![parts, total], scratch: spans.scratch(1) })
+        Ok(Lowered::new(vec![parts, total], spans.scratch(1)))
     }
 
     fn cost(&self, ins: &[Option<Ty>], outs: &[Ty]) -> Cost {

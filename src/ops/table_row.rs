@@ -3,7 +3,7 @@
 use super::host::by_reference;
 use super::lowering::{count, flat, typed};
 use super::{Cast, TableRowGrad, Case, Cost, HostArray, HostIo, Ins, Op, Fill, filled, normal};
-use crate::device::{Arch, KernelFile, KernelKey, Lowered, Slot, kernel_file, kernel_params};
+use crate::device::{KernelFile, KernelKey, Lowered, Slot, Target, kernel_file, kernel_params};
 use crate::graph::{Builder, GradCx, Grads};
 use crate::{DType, Result, Shape, Ty};
 
@@ -64,7 +64,7 @@ impl Op for TableRow {
         by_reference(self, io)
     }
 
-    fn lower(&self, ins: &[Option<Ty>], outs: &[Ty], _arch: Arch) -> Result<Lowered> {
+    fn lower(&self, ins: &[Option<Ty>], outs: &[Ty], _target: &Target) -> Result<Lowered> {
         let rows = count(ins[1].map_or(0, |table| table.shape[0]))?;
         let (mut tables, mut y, mut widths) = ([Slot::Null; Self::MOST], [Slot::Null; Self::MOST], [0; Self::MOST]);
         let mut widest = 0;

@@ -4,7 +4,7 @@ use super::host::by_reference;
 use super::lowering::{count, flat};
 use super::{AnyOp, Case, Cost, HostArray, HostIo, Ins, Op, TableRow, no_second_gradient, normal};
 use crate::graph::{Builder, GradCx, Grads};
-use crate::device::{Arch, KernelFile, KernelKey, Lowered, Slot, kernel_file, kernel_params};
+use crate::device::{KernelFile, KernelKey, Lowered, Slot, Target, kernel_file, kernel_params};
 use crate::{DType, Result, Shape, Ty};
 
 /// `dtable[index] = Σ over rows of dy`, 0 elsewhere, and everywhere if the index is outside.
@@ -52,7 +52,7 @@ impl Op for TableRowGrad {
         no_second_gradient(cx)
     }
 
-    fn lower(&self, ins: &[Option<Ty>], outs: &[Ty], _arch: Arch) -> Result<Lowered> {
+    fn lower(&self, ins: &[Option<Ty>], outs: &[Ty], _target: &Target) -> Result<Lowered> {
         let (values, rows) = (outs[0].shape.elements(), count(self.rows)?);
         let batch = count(ins[0].map_or(0, |dy| dy.shape[0]))?;
         let (dy, index, dtable) = (Slot::In(0), Slot::In(1), Slot::Out(0));

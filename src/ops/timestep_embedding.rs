@@ -3,7 +3,7 @@
 use super::host::by_reference;
 use super::lowering::count;
 use super::{Case, Cost, HostArray, HostIo, Ins, Op, Fill, each_dtype, filled};
-use crate::device::{Arch, KernelFile, KernelKey, Launch, Lowered, Slot, kernel_file, kernel_params, kernel_type};
+use crate::device::{KernelFile, KernelKey, Launch, Lowered, Slot, Target, kernel_file, kernel_params, kernel_type};
 use crate::graph::{Builder, GradCx, Grads};
 use crate::{DType, Result, Ty};
 
@@ -56,7 +56,7 @@ impl Op for TimestepEmbedding {
         by_reference(self, io)
     }
 
-    fn lower(&self, ins: &[Option<Ty>], _outs: &[Ty], _arch: Arch) -> Result<Lowered> {
+    fn lower(&self, ins: &[Option<Ty>], _outs: &[Ty], _target: &Target) -> Result<Lowered> {
         let images = count(ins[0].map_or(0, |t| t.shape[0]))?;
         let kernel = KernelKey::new(&FILE, "timestep_embedding_forward").define("T", kernel_type(self.dtype));
         let half = count(self.dim / 2)?;

@@ -15,7 +15,7 @@ pub use status::{CudaFailure, CudaStatus};
 pub(crate) use tape::Tape;
 
 use super::cpu::Cpu;
-use super::{Arch, KernelKey, Launch};
+use super::{Arch, KernelKey, Launch, Target};
 use crate::{Error, Result};
 use context::Context;
 use kernels::Kernels;
@@ -39,6 +39,7 @@ pub struct CudaOptions {
 /// An NVIDIA device. Executables and parameters on it hold its context; several devices and several of one can be open.
 pub struct Cuda {
     context: Arc<Context>,
+    target: Target,
     kernels: Kernels,
     /// Converts what is uploaded.
     host: Cpu,
@@ -50,7 +51,8 @@ impl Cuda {
     /// weights on their way to the device; none: one for each core.
     pub fn open(ordinal: u32, options: &CudaOptions, threads: Option<usize>) -> Result<Self> {
         let context = Arc::new(Context::open(ordinal)?);
-        Ok(Self { context, kernels: Kernels::new(options), host: Cpu::new(threads)?, staging: Mutex::default() })
+        let target = Target::from(context.arch);
+        Ok(Self { context, target, kernels: Kernels::new(options), host: Cpu::new(threads)?, staging: Mutex::default() })
     }
 
     /// `cuda:N`.
@@ -66,6 +68,11 @@ impl Cuda {
     /// Compute capability.
     pub fn arch(&self) -> Arch {
         self.context.arch
+    }
+
+    /// What graphs are lowered for.
+    pub fn target(&self) -> &Target {
+        &self.target
     }
 
     /// Bytes of memory that are free now, and bytes in all.

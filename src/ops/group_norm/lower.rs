@@ -34,7 +34,7 @@ pub(super) fn launches(op: &GroupNorm, x: &Ty, arch: Arch) -> Result<Lowered> {
         None => {
             let cut = sizes.spans();
             let apply = launch(op, x, &sizes, &cut, "group_norm_apply", 4 * cut.constants(&sizes));
-            Ok(Lowered { launches: vec![statistics(op, x, &sizes, &cut), apply], scratch: cut.pairs(&sizes) })
+            Ok(Lowered::new(vec![statistics(op, x, &sizes, &cut), apply], cut.pairs(&sizes)))
         }
     }
 }
