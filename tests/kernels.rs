@@ -1,9 +1,11 @@
 //! Level 4: every kernel and specialisation that the full-size graphs use compiles for every kind of device, within the registers and
-//! shared memory that `kernels/resources.csv` states. `UPDATE_RESOURCES=1` writes that table anew.
+//! shared memory that `kernels/resources.csv` states, and the main loops of products are made of what `kernels/main_loops.csv` counts.
+//! `UPDATE_RESOURCES=1` writes both tables anew.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
 mod common;
 
+use common::sass::{Kind, Mix, main_loops};
 use common::{lowering, tools};
 use dreamid_engine::DType;
 use dreamid_engine::device::cuda::{Code, Compiler};
@@ -21,6 +23,10 @@ const ARCHS: [u32; 6] = [80, 86, 89, 90, 100, 120];
 
 /// Kernels that may not spill: they would lose what tensor cores gain.
 const WITHOUT_SPILLS: [&str; 3] = ["linear", "conv2d", "attention"];
+
+/// Kernels that are made for tensor cores, and the devices whose machine code is looked at. f16 differs from bf16 by the name of a type.
+const PRODUCTS: [&str; 6] = ["linear", "conv2d", "attention", "linear_grad", "conv2d_grad", "attention_grad"];
+const DISASSEMBLED: [u32; 2] = [80, 90];
 
 #[test]
 fn every_operation_has_kernels() {
@@ -45,15 +51,8 @@ struct Resources {
 #[test]
 fn every_specialisation_compiles_within_its_resources() {
     let compiler = Compiler::load(Some(&tools::nvrtc())).unwrap();
-    let mut wanted: BTreeMap<(u32, String), KernelKey> = BTreeMap::new();
-    for dtype in [DType::Bf16, DType::F16] {
-        for (_, graph) in lowering::full_size(dtype) {
-            for arch in ARCHS.into_iter().filter(|&a| compiler.knows(Arch(a))) {
-                let launches = lower(&graph, &Arch(arch).into()).unwrap().into_iter().flat_map(|lowered| lowered.launches);
-                wanted.extend(launches.map(|launch| ((arch, launch.kernel.to_string()), launch.kernel)));
-            }
-        }
-    }
+    let archs: Vec<u32> = ARCHS.into_iter().filter(|&a| compiler.knows(Arch(a))).collect();
+    let wanted = specialisations(&[DType::Bf16, DType::F16], &archs);
     println!("NVRTC {:?}: {} kernels to compile", compiler.version(), wanted.len());
     let jobs: Vec<(&(u32, String), &KernelKey)> = wanted.iter().collect();
     let done: Mutex<BTreeMap<String, Resources>> = Mutex::default();
@@ -72,28 +71,105 @@ fn every_specialisation_compiles_within_its_resources() {
     });
     let failures = failures.into_inner().unwrap();
     assert!(failures.is_empty(), "{} kernels fail:\n{}", failures.len(), failures.join("\n"));
-    compare_with_table(&done.into_inner().unwrap());
+    let rows = done.into_inner().unwrap();
+    let rows = rows.iter().map(|(name, r)| format!("{name},{},{},{},{}\n", r.registers, r.stack, r.spilled, r.shared));
+    compare_with_table("resources.csv", "kernel,sm,registers,stack bytes,spilled bytes,static shared bytes", rows.collect());
+}
+
+/// Every kernel that the full-size graphs launch, by the number of the device and its name.
+fn specialisations(dtypes: &[DType], archs: &[u32]) -> BTreeMap<(u32, String), KernelKey> {
+    let mut wanted = BTreeMap::new();
+    for &dtype in dtypes {
+        for (_, graph) in lowering::full_size(dtype) {
+            for &arch in archs {
+                let launches = lower(&graph, &Arch(arch).into()).unwrap().into_iter().flat_map(|lowered| lowered.launches);
+                wanted.extend(launches.map(|launch| ((arch, launch.kernel.to_string()), launch.kernel)));
+            }
+        }
+    }
+    wanted
+}
+
+/// The main loops of all products, from their machine code: what runs on tensor cores, by accesses of which width it is fed, and how many
+/// instructions that takes. `kernels/main_loops.csv` holds the counts.
+#[test]
+fn products_run_on_tensor_cores_fed_by_wide_accesses() {
+    let compiler = Compiler::load(Some(&tools::nvrtc())).unwrap();
+    let wanted = specialisations(&[DType::Bf16], &DISASSEMBLED);
+    let jobs: Vec<_> = wanted.iter().filter(|(_, key)| is_tensor_product(key)).collect();
+    let done: Mutex<BTreeMap<String, String>> = Mutex::default();
+    let failures: Mutex<Vec<String>> = Mutex::default();
+    on_all_cores(jobs.len(), |i| {
+        let ((arch, name), key) = jobs[i];
+        let found = disassembled(&compiler, key, Arch(*arch)).and_then(|text| main_loops(&text, key.entry));
+        let wrong = match found {
+            Ok((loops, whole)) => {
+                let lines = loops.iter().enumerate().map(|(i, mix)| format!("{},{}\n", row_name(name, *arch), row(i, mix)));
+                done.lock().unwrap().insert(row_name(name, *arch), lines.collect());
+                complaint(key, &loops, &whole)
+            }
+            Err(what) => Some(what),
+        };
+        failures.lock().unwrap().extend(wrong.map(|what| format!("{name} on sm_{arch}: {what}")));
+    });
+    let titles: Vec<&str> = Kind::ALL.iter().map(|(_, title)| *title).collect();
+    let title = format!("kernel,sm,loop,instructions,for each HMMA,{}", titles.join(","));
+    let rows: String = done.into_inner().unwrap().into_values().collect();
+    println!("{title}\n{rows}");
+    let failures = failures.into_inner().unwrap();
+    assert!(failures.is_empty(), "{} kernels fail:\n{}", failures.len(), failures.join("\n"));
+    compare_with_table("main_loops.csv", &title, rows);
+}
+
+fn row(number: usize, mix: &Mix) -> String {
+    let counts: Vec<String> = Kind::ALL.iter().map(|(kind, _)| mix.count(*kind).to_string()).collect();
+    let for_each = mix.instructions() as f64 / mix.count(Kind::Tensor) as f64;
+    format!("{},{},{for_each:.1},{}", number + 1, mix.instructions(), counts.join(","))
+}
+
+/// Products of 16-bit values; those of f32 do without tensor cores, and some entries only add up what others computed.
+fn is_tensor_product(key: &KernelKey) -> bool {
+    PRODUCTS.contains(&key.file.stem) && key.defines.contains(&("T", "bf16".into())) && !key.entry.ends_with("_reduce")
+}
+
+/// Where accesses of less than 16 bytes are right: a definition or an entry, and the reason.
+const NARROW: [(&str, &str, &str); 3] = [
+    ("ALIGNED", "0", "rows of 3 or 4 channels, those of the first convolution, begin anywhere"),
+    ("entry", "attention_wide", "warps hand each other scores as mma has them: two neighbours of a row in each lane"),
+    ("entry", "attention_grad_keys", "two statistics of each query are read beside the products, one value for each row of a fragment"),
+];
+
+/// What they must not do.
+fn complaint(key: &KernelKey, loops: &[Mix], whole: &Mix) -> Option<String> {
+    let count = |kind| loops.iter().map(|mix| mix.count(kind)).sum::<usize>();
+    let narrow = count(Kind::AsyncNarrow) + count(Kind::GlobalNarrow) + count(Kind::SharedNarrow);
+    if loops.is_empty() {
+        return Some("has no loop with tensor-core instructions".into());
+    }
+    if whole.count(Kind::Local) > 0 {
+        return Some(format!("has {} accesses of local memory", whole.count(Kind::Local)));
+    }
+    let excused =
+        NARROW.iter().any(|(what, value, _)| *what == "entry" && *value == key.entry || key.defines.contains(&(what, (*value).into())));
+    (narrow > 0 && !excused).then(|| format!("has {narrow} accesses of less than 16 bytes in its main loop"))
 }
 
 fn row_name(kernel: &str, arch: u32) -> String {
     format!("{},{arch}", kernel.replace(',', " "))
 }
 
-fn compare_with_table(found: &BTreeMap<String, Resources>) {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels/resources.csv");
-    let rows = found.iter().map(|(name, r)| format!("{name},{},{},{},{}\n", r.registers, r.stack, r.spilled, r.shared));
-    let text = format!("kernel,sm,registers,stack bytes,spilled bytes,static shared bytes\n{}", rows.collect::<String>());
+/// Compares with a table of `kernels`, which `UPDATE_RESOURCES` writes anew.
+fn compare_with_table(file: &str, title: &str, rows: String) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels").join(file);
+    let text = format!("{title}\n{rows}");
     if std::env::var_os("UPDATE_RESOURCES").is_some() {
         fs::write(&path, &text).unwrap();
     }
     let table = fs::read_to_string(&path).unwrap();
     let (known, new): (BTreeSet<&str>, BTreeSet<&str>) = (table.lines().collect(), text.lines().collect());
     let changed: Vec<&&str> = new.difference(&known).chain(known.difference(&new)).collect();
-    assert!(
-        changed.is_empty(),
-        "kernels/resources.csv differs in {} rows (UPDATE_RESOURCES=1 writes it anew):\n{changed:#?}",
-        changed.len()
-    );
+    let count = changed.len();
+    assert!(changed.is_empty(), "kernels/{file} differs in {count} rows (UPDATE_RESOURCES=1 writes it anew):\n{changed:#?}");
 }
 
 /// Compiles to assembly, then assembles it; both are kept in the target folder, because they take long and change seldom.
@@ -113,6 +189,26 @@ fn resources(compiler: &Compiler, key: &KernelKey, arch: Arch) -> Result<Resourc
         common::compiled::keep(&report, text.as_bytes());
     }
     parse(&fs::read_to_string(report).map_err(|e| e.to_string())?, key.entry)
+}
+
+/// The machine code of a kernel as text, likewise kept.
+fn disassembled(compiler: &Compiler, key: &KernelKey, arch: Arch) -> Result<String, String> {
+    let ptx = common::compiled::assembly(compiler, key, arch)?;
+    let listing = ptx.with_extension(format!("sm_{}.sass", arch.0));
+    if !listing.is_file() {
+        let code = tempfile::NamedTempFile::new().map_err(|e| e.to_string())?;
+        run(Command::new(tools::ptxas()).args(["--gpu-name", &format!("sm_{}", arch.0), "--output-file"]).arg(code.path()).arg(&ptx))?;
+        let text = run(Command::new(tools::nvdisasm()).arg("--print-code").arg(code.path()))?;
+        common::compiled::keep(&listing, text.as_bytes());
+    }
+    fs::read_to_string(listing).map_err(|e| e.to_string())
+}
+
+/// What a program prints, or what it complains of.
+fn run(command: &mut Command) -> Result<String, String> {
+    let output = command.output().map_err(|e| format!("{command:?}: {e}"))?;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
 }
 
 /// The part of the report of ptxas that is about `entry`.

@@ -8,4 +8,5 @@ pub(crate) mod fill;
 pub(crate) mod host;
 pub(crate) mod lowering;
 pub(crate) mod operations;
+pub(crate) mod sass;
 pub(crate) mod tools;
