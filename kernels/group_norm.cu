@@ -1,5 +1,5 @@
 // Computes          y = silu?((x - mean) / sqrt(variance + eps) * weight + bias), statistics of each image and group of channels
-// Shapes and layout x, y [B,P,C] of T, contiguous; weight, bias [C] f32. A block works on `chunk` channels of one image: whole groups,
+// Shapes and layout x, y [B,P,C] of T, contiguous; weight, bias [C] f32. x may be in two parts: [B,P,first] and beside [B,P,C - first]. A block works on `chunk` channels of one image: whole groups,
 //                   as few as make whole 32-byte sectors (group_norm.rs); threadIdx.x chooses V channels, threadIdx.y pixels
 // Work split        group_norm_slab: one block per image and chunk, all pixels: x is read once and kept in shared memory.
 //                   Where that does not fit or would leave the device idle, two launches on a grid (spans of pixels, chunks, images):
@@ -10,7 +10,7 @@
 // Numerics          f32, all relative to one value of the group (its origin), so that values far from zero keep their digits. Slab:
 //                   the mean first, then squared distances from it. Statistics: Welford in each thread; means of rows of threads,
 //                   channels and spans are averaged first and squared distances then taken from the average, in a fixed order
-// Specialised by    T, V (channels of a thread, which divides the chunk), SILU
+// Specialised by    T, V (channels of a thread, which divides the chunk and each part of x), SILU
 // Entries           group_norm_slab, group_norm_statistics, group_norm_apply
 // Gradient          group_norm_grad.cu
 // Sources           Welford 1962; Chan, Golub, LeVeque 1983 (equation 2.1)
@@ -68,24 +68,45 @@ __forceinline__ void set_channels(const GroupNormParams &p, const Shared &s, u32
     __syncthreads();
 }
 
+/// Channels of x from one on: at the first pixel of an image, and the distance of pixels.
+struct Column {
+    const T *at;
+    u32 pitch;
+
+    __forceinline__ Column(const GroupNormParams &p, u32 image, u32 channel) {
+        bool second = channel >= p.first;
+        const T *part = second ? static_cast<const T *>(p.beside) : static_cast<const T *>(p.x);
+        pitch = second ? p.channels - p.first : p.first;
+        at = part + u64(image) * p.pixels * pitch + (second ? channel - p.first : channel);
+    }
+
+    __forceinline__ const T *pixel(u32 i) const { return at + u64(i) * pitch; }
+};
+
+/// The first value of each group of the block.
+__forceinline__ void set_block_origins(const GroupNormParams &p, const Shared &s, u32 first) {
+    set_origins([&](u32 group) { return Column(p, blockIdx.z, first + group * p.width).at; }, p.chunk / p.width, s.origins);
+}
+
 /// The origins of the groups of the V channels from c on.
 __forceinline__ void load_origins(const GroupNormParams &p, const Shared &s, float (&origin)[V], u32 c) {
 #pragma unroll
     for (int j = 0; j < V; j++) origin[j] = s.origins[(c + j) / p.width];
 }
 
-/// Normalises pixels 0 .. pixels of the chunk: `from` has a pitch of its own, `to` that of the image.
-__forceinline__ void normalise(const GroupNormParams &p, const Shared &s, const T *from, u32 pitch, T *to, u32 pixels) {
+/// Normalises pixels 0 .. pixels of the chunk. `from(c)` is where channel c of the chunk lies; `to` has the pitch of the image.
+template <class FROM> __forceinline__ void normalise(const GroupNormParams &p, const Shared &s, FROM from, T *to, u32 pixels) {
     for (u32 c = threadIdx.x * V; c < p.chunk; c += blockDim.x * V) {
         float origin[V], mean[V], scale[V], shift[V];
         load_placed(p, origin, s.origin, c);
         load_placed(p, mean, s.mean, c);
         load_placed(p, scale, s.scale, c);
         load_placed(p, shift, s.shift, c);
+        auto column = from(c);
 #pragma unroll 4
         for (u32 pixel = threadIdx.y; pixel < pixels; pixel += blockDim.y) {
             float v[V];
-            load(v, from + u64(pixel) * pitch + c);
+            load(v, column.pixel(pixel));
 #pragma unroll
             for (int j = 0; j < V; j++) {
                 v[j] = fmaf(v[j] - origin[j] - mean[j], scale[j], shift[j]);
@@ -115,20 +136,27 @@ __forceinline__ void sum_groups(const GroupNormParams &p, float *sums, float *ou
     __syncthreads();
 }
 
+/// Channels of the slab, as `Column` has those of x.
+struct Held {
+    const T *at;
+    u32 pitch;
+
+    __forceinline__ const T *pixel(u32 i) const { return at + i * pitch; }
+};
+
 extern "C" __global__ void __launch_bounds__(512) group_norm_slab(const __grid_constant__ GroupNormParams p) {
     Shared s(p);
     u32 first = blockIdx.y * p.chunk;
-    u64 image = u64(blockIdx.z) * p.pixels * p.channels + first;
-    const T *x = static_cast<const T *>(p.x) + image;
     float each = 1.0f / (float(p.pixels) * float(p.width));
-    set_origins(x, p.chunk / p.width, p.width, s.origins);
+    set_block_origins(p, s, first);
 
     for (u32 c = threadIdx.x * V; c < p.chunk; c += blockDim.x * V) {
         float sum[V] = {}, origin[V];
         load_origins(p, s, origin, c);
+        Column column(p, blockIdx.z, first + c);
 #pragma unroll 4
         for (u32 pixel = threadIdx.y; pixel < p.pixels; pixel += blockDim.y) {
-            Vec<T, V> v = Vec<T, V>::load(x + u64(pixel) * p.channels + c);
+            Vec<T, V> v = Vec<T, V>::load(column.pixel(pixel));
             v.store(s.slab + pixel * p.chunk + c);
 #pragma unroll
             for (int j = 0; j < V; j++) sum[j] += v[j] - origin[j];
@@ -159,7 +187,8 @@ extern "C" __global__ void __launch_bounds__(512) group_norm_slab(const __grid_c
     }
     __syncthreads();
     set_channels(p, s, first);
-    normalise(p, s, s.slab, p.chunk, static_cast<T *>(p.y) + image, p.pixels);
+    T *y = static_cast<T *>(p.y) + u64(blockIdx.z) * p.pixels * p.channels + first;
+    normalise(p, s, [&](u32 c) { return Held{s.slab + c, p.chunk}; }, y, p.pixels);
 }
 
 // ---- two launches ----
@@ -169,17 +198,16 @@ extern "C" __global__ void __launch_bounds__(512) group_norm_statistics(const __
     float *means = s.sums, *squares = s.sums + blockDim.y * p.chunk;
     u32 start = blockIdx.x * p.span, span = min(p.span, p.pixels - start);
     u32 first = blockIdx.y * p.chunk;
-    const T *image = static_cast<const T *>(p.x) + u64(blockIdx.z) * p.pixels * p.channels + first;
-    const T *x = image + u64(start) * p.channels;
-    set_origins(image, p.chunk / p.width, p.width, s.origins);
+    set_block_origins(p, s, first);
 
     for (u32 c = threadIdx.x * V; c < p.chunk; c += blockDim.x * V) {
         float mean[V] = {}, square[V] = {}, origin[V], seen = 0.0f;
         load_origins(p, s, origin, c);
+        Column column(p, blockIdx.z, first + c);
 #pragma unroll 4
         for (u32 pixel = threadIdx.y; pixel < span; pixel += blockDim.y) {
             float v[V];
-            load(v, x + u64(pixel) * p.channels + c);
+            load(v, column.pixel(start + pixel));
             seen += 1.0f;
             float part = ptx::rcp(seen);
 #pragma unroll
@@ -228,10 +256,15 @@ extern "C" __global__ void __launch_bounds__(512) group_norm_statistics(const __
 extern "C" __global__ void __launch_bounds__(512) group_norm_apply(const __grid_constant__ GroupNormParams p) {
     Shared s(p);
     u32 start = blockIdx.x * p.span, first = blockIdx.y * p.chunk;
-    set_origins(static_cast<const T *>(p.x) + u64(blockIdx.z) * p.pixels * p.channels + first, p.chunk / p.width, p.width, s.origins);
+    set_block_origins(p, s, first);
     Place place = {blockIdx.z, first / p.width, p.channels / p.width, gridDim.x, p.span, p.pixels, p.width};
     merge_spans(place, p.partial, p.eps, p.chunk / p.width, s.groups);
     set_channels(p, s, first);
-    u64 at = (u64(blockIdx.z) * p.pixels + start) * p.channels + first;
-    normalise(p, s, static_cast<const T *>(p.x) + at, p.channels, static_cast<T *>(p.y) + at, min(p.span, p.pixels - start));
+    T *y = static_cast<T *>(p.y) + (u64(blockIdx.z) * p.pixels + start) * p.channels + first;
+    auto from = [&](u32 c) {
+        Column column(p, blockIdx.z, first + c);
+        column.at = column.pixel(start);
+        return column;
+    };
+    normalise(p, s, from, y, min(p.span, p.pixels - start));
 }

@@ -48,7 +48,8 @@ __forceinline__ void load_placed(const GroupNormGradParams &p, float (&x)[V], co
 
 /// Statistics and parameters of each channel of the block.
 __forceinline__ void prepare(const GroupNormGradParams &p, const Shared &s, u32 first) {
-    set_origins(static_cast<const T *>(p.x) + u64(blockIdx.z) * p.pixels * p.channels + first, p.chunk / p.width, p.width, s.origins);
+    const T *image = static_cast<const T *>(p.x) + u64(blockIdx.z) * p.pixels * p.channels + first;
+    set_origins([&](u32 group) { return image + group * p.width; }, p.chunk / p.width, s.origins);
     Place at = {blockIdx.z, first / p.width, p.channels / p.width, gridDim.x, p.span, p.pixels, p.width};
     merge_spans(at, p.partial, p.eps, p.chunk / p.width, s.groups);
     for (u32 c = thread_of_block(); c < p.chunk; c += threads_of_block()) {

@@ -70,7 +70,7 @@ fn a_guided_step_is_lowered_to_few_launches() {
 }
 
 /// Kinds of device with their launches of a step: as many as there are, and they may only get fewer.
-const LAUNCHES: [(u32, usize); 6] = [(80, 416), (86, 390), (89, 415), (90, 428), (100, 428), (120, 400)];
+const LAUNCHES: [(u32, usize); 6] = [(80, 404), (86, 378), (89, 403), (90, 416), (100, 416), (120, 388)];
 
 #[test]
 fn unet_needs_little_more_memory_than_its_skip_connections() {
@@ -158,7 +158,7 @@ fn a_training_sample_costs_gradients_of_activations_and_none_of_weights() {
     near(linear, 208.3);
     near(conv, 201.6);
     near(attention, 131.4);
-    assert_eq!(nodes, 1276);
+    assert_eq!(nodes, 1310);
     assert!(arena <= least + least / 20, "{arena} against {least}");
     // the activations that gradients read: a third of a gigabyte for a sample
     assert!(arena < 345 << 20, "{arena}");

@@ -8,8 +8,9 @@ __forceinline__ u32 threads_of_block() { return blockDim.x * blockDim.y; }
 
 /// A value of each group of a block, near which its statistics are computed: that of its first channel at the image's first pixel.
 /// Sums of differences from it keep the digits that sums of values far from zero would lose.
-template <typename Type> __forceinline__ void set_origins(const Type *image, u32 block_groups, u32 width, float *out) {
-    for (u32 group = thread_of_block(); group < block_groups; group += threads_of_block()) out[group] = to_f32(image[group * width]);
+/// `first(group)` is where it lies.
+template <class FIRST> __forceinline__ void set_origins(FIRST first, u32 block_groups, float *out) {
+    for (u32 group = thread_of_block(); group < block_groups; group += threads_of_block()) out[group] = to_f32(*first(group));
     __syncthreads();
 }
 

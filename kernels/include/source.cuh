@@ -35,6 +35,34 @@ template <typename V, int COUNT> struct RowSource {
     __forceinline__ void advance(u32 step) { k += step; }
 };
 
+/// Rows of two matrices side by side, both contiguous along k: what the second one holds starts at k = first.
+template <typename V, int COUNT> struct BesideSource {
+    typedef V Value;
+    enum { ACROSS = 0 };
+    const V *x, *beside;
+    u32 first, second; // columns
+    u32 row[COUNT];
+    u32 k, k_end;
+
+    template <class ROW>
+    __forceinline__ BesideSource(const V *x, u32 first, const V *beside, u32 second, u32 k, u32 k_end, ROW row_of)
+        : x(x), beside(beside), first(first), second(second), k(k), k_end(k_end) {
+#pragma unroll
+        for (int i = 0; i < COUNT; i++) row[i] = row_of(i);
+    }
+
+    /// Where rows are aligned, the seam is as well, and no chunk lies across it.
+    __forceinline__ Chunk<V> chunk(int i) const { return value(i, 0); }
+
+    __forceinline__ Chunk<V> value(int i, u32 e) const {
+        u32 at = k + e;
+        if (at >= k_end) return {x, false};
+        return {at < first ? x + row[i] * first + at : beside + row[i] * second + (at - first), true};
+    }
+
+    __forceinline__ void advance(u32 step) { k += step; }
+};
+
 /// Rows of the transposed matrix: chunks lie along the rows or columns of the result, k runs down the rows of memory. For tiles
 /// [k][m]. PLACE gives the address in memory of (k, column) as `bool place(u32 k, u32 column, u32 &at)`, false where it counts as zero.
 template <typename V, class PLACE> struct ColumnSource {

@@ -54,6 +54,25 @@ pub(crate) struct After {
     pub(crate) residual: Option<Value>,
 }
 
+/// What a norm or a 1x1 convolution reads: one value, or the channels of a second one after those of the first.
+#[derive(Clone, Copy)]
+pub(crate) struct Parts {
+    pub(crate) x: Value,
+    pub(crate) beside: Option<Value>,
+}
+
+impl From<Value> for Parts {
+    fn from(x: Value) -> Self {
+        Self { x, beside: None }
+    }
+}
+
+impl Parts {
+    fn channels(self, b: &Builder<'_>) -> usize {
+        b.shape(self.x).last_axis() + self.beside.map_or(0, |second| b.shape(second).last_axis())
+    }
+}
+
 /// A convolution with `name.weight [out,in,k,k]` and `name.bias`.
 pub(crate) fn conv(b: &mut Builder<'_>, name: &str, x: Value, out: usize, kernel: usize, op: Conv2d, after: After) -> Result<Value> {
     let mut b = b.scope(name);
@@ -69,8 +88,15 @@ pub(crate) fn conv3(b: &mut Builder<'_>, name: &str, x: Value, out: usize) -> Re
 }
 
 /// A 1x1 convolution.
-pub(crate) fn conv1(b: &mut Builder<'_>, name: &str, x: Value, out: usize) -> Result<Value> {
-    conv(b, name, x, out, 1, Conv2d::same(0), After::default())
+pub(crate) fn conv1(b: &mut Builder<'_>, name: &str, x: impl Into<Parts>, out: usize) -> Result<Value> {
+    let (mut b, parts) = (b.scope(name), x.into());
+    let channels = parts.channels(&b);
+    let (weight, bias) = (b.param_conv("weight", [out, 1, 1, channels]), b.param_f32("bias", [out]));
+    let mut inputs = vec![Some(parts.x), Some(weight), Some(bias)];
+    if parts.beside.is_some() {
+        inputs.extend([None, None, None, parts.beside]);
+    }
+    b.op(Conv2d::same(0), &inputs)
 }
 
 /// Halves the image with a 3x3 convolution of stride 2; `padding` is top, left, bottom, right.
@@ -101,19 +127,26 @@ pub(crate) struct Groups {
 }
 
 /// Group norm with `name.weight` and `name.bias`, and a SiLU if asked for.
-pub(crate) fn group_norm(b: &mut Builder<'_>, name: &str, x: Value, norm: Groups, silu: bool) -> Result<Value> {
-    let mut b = b.scope(name);
-    let channels = b.shape(x).last_axis();
+pub(crate) fn group_norm(b: &mut Builder<'_>, name: &str, x: impl Into<Parts>, norm: Groups, silu: bool) -> Result<Value> {
+    let (mut b, parts) = (b.scope(name), x.into());
+    let channels = parts.channels(&b);
     let (weight, bias) = (b.param_f32("weight", [channels]), b.param_f32("bias", [channels]));
-    b.op(GroupNorm { groups: norm.groups, eps: norm.eps, silu }, &[Some(x), Some(weight), Some(bias)])
+    let mut inputs = vec![Some(parts.x), Some(weight), Some(bias)];
+    inputs.extend(parts.beside.map(Some));
+    b.op(GroupNorm { groups: norm.groups, eps: norm.eps, silu }, &inputs)
 }
 
 /// The residual block of UNet and VAE: norm, SiLU, conv, twice; `time_bias [B,out]` is added after the first convolution.
-pub(crate) fn resnet(b: &mut Builder<'_>, x: Value, out: usize, norm: Groups, time_bias: Option<Value>) -> Result<Value> {
+pub(crate) fn resnet(b: &mut Builder<'_>, x: impl Into<Parts>, out: usize, norm: Groups, time_bias: Option<Value>) -> Result<Value> {
+    let x = x.into();
     let h = group_norm(b, "norm1", x, norm, true)?;
     let h = conv(b, "conv1", h, out, 3, Conv2d::same(1), After { row_bias: time_bias, residual: None })?;
     let h = group_norm(b, "norm2", h, norm, true)?;
-    let shortcut = if b.shape(x).last_axis() == out { x } else { conv1(b, "conv_shortcut", x, out)? };
+    let shortcut = match x.beside {
+        _ if x.channels(b) != out => conv1(b, "conv_shortcut", x, out)?,
+        Some(second) => concat(b, &[x.x, second])?,
+        None => x.x,
+    };
     conv(b, "conv2", h, out, 3, Conv2d::same(1), After { row_bias: None, residual: Some(shortcut) })
 }
 

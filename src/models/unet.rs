@@ -4,7 +4,7 @@
 //! as a [`Conditioning`]: computed inside, or made beforehand by [`context_keys_values`] and [`time_biases`], once instead of at every step.
 
 use super::blocks::{
-    Groups, concat, conv3, downsample, geglu, group_norm, layer_norm, linear, linear_act, linear_add, resnet, self_attention, shaped_like,
+    Groups, Parts, conv3, downsample, geglu, group_norm, layer_norm, linear, linear_act, linear_add, resnet, self_attention, shaped_like,
     stacked, tokens, upsample,
 };
 use super::unet_config::{Level, Transformer, UnetConfig};
@@ -57,7 +57,7 @@ pub fn unet(b: &mut Builder<'_>, config: &UnetConfig, latents: Value, conditioni
     for level in &layout.down {
         let mut b = b.scope(&level.path);
         for i in 0..level.resnets {
-            x = layer(&mut b, config, level, i, x, conditioning)?;
+            x = layer(&mut b, config, level, i, x.into(), conditioning)?;
             skips.push(x);
         }
         if level.resample {
@@ -70,8 +70,7 @@ pub fn unet(b: &mut Builder<'_>, config: &UnetConfig, latents: Value, conditioni
         let mut b = b.scope(&level.path);
         for i in 0..level.resnets {
             let skip = skips.pop().ok_or_else(|| Error::Graph(format!("`{}` finds no skip connection left", b.path())))?;
-            x = concat(&mut b, &[x, skip])?;
-            x = layer(&mut b, config, level, i, x, conditioning)?;
+            x = layer(&mut b, config, level, i, Parts { x, beside: Some(skip) }, conditioning)?;
         }
         if level.resample {
             let next = skips.last().map_or(b.shape(x), |&skip| b.shape(skip));
@@ -115,7 +114,7 @@ pub fn time_biases(b: &mut Builder<'_>, config: &UnetConfig, embedding: Value) -
 }
 
 /// A residual block and, where the level has them, the transformer after it.
-fn layer(b: &mut Builder<'_>, config: &UnetConfig, level: &Level, i: usize, x: Value, conditioning: &Conditioning) -> Result<Value> {
+fn layer(b: &mut Builder<'_>, config: &UnetConfig, level: &Level, i: usize, x: Parts, conditioning: &Conditioning) -> Result<Value> {
     let x = residual(b, config, level, i, x, conditioning)?;
     match &level.transformer {
         Some(t) => transformer(&mut b.scope(format!("attentions.{i}")), config, t, x, conditioning),
@@ -125,11 +124,11 @@ fn layer(b: &mut Builder<'_>, config: &UnetConfig, level: &Level, i: usize, x: V
 
 /// Residual block, transformer, residual block.
 fn middle(b: &mut Builder<'_>, config: &UnetConfig, level: &Level, x: Value, conditioning: &Conditioning) -> Result<Value> {
-    let x = layer(b, config, level, 0, x, conditioning)?;
-    residual(b, config, level, 1, x, conditioning)
+    let x = layer(b, config, level, 0, x.into(), conditioning)?;
+    residual(b, config, level, 1, x.into(), conditioning)
 }
 
-fn residual(b: &mut Builder<'_>, config: &UnetConfig, level: &Level, i: usize, x: Value, conditioning: &Conditioning) -> Result<Value> {
+fn residual(b: &mut Builder<'_>, config: &UnetConfig, level: &Level, i: usize, x: Parts, conditioning: &Conditioning) -> Result<Value> {
     let mut b = b.scope(format!("resnets.{i}"));
     let bias = match &conditioning.time {
         Time::Embedding(embedding) => linear(&mut b, "time_emb_proj", *embedding, level.channels)?,

@@ -101,7 +101,7 @@ impl Activate {
                 let slope = slope.f32()?;
                 let (zeros, ones) = (vec![0.0; slope.len()], vec![1.0; slope.len()]);
                 let channels = Channels { mean: &zeros, scale: &ones, shift: &zeros, slope: Some(slope) };
-                elementwise::per_channel(io.cpu, self.act, x, 1, |_| channels, y);
+                elementwise::per_channel(io.cpu, self.act, &[x], 1, |_| channels, y);
             }
         }
         Ok(())

@@ -119,7 +119,7 @@ impl Affine {
         let scale = |(w, v): (&f32, &f32)| (f64::from(*w) / (f64::from(*v) + f64::from(self.eps)).sqrt()) as f32;
         let scale: Vec<f32> = weight.iter().zip(variance).map(scale).collect();
         let channels = Channels { mean, scale: &scale, shift, slope };
-        elementwise::per_channel(io.cpu, self.act, x, 1, |_| channels, io.outs[0].values::<T>()?);
+        elementwise::per_channel(io.cpu, self.act, &[x], 1, |_| channels, io.outs[0].values::<T>()?);
         Ok(())
     }
 }

@@ -1,4 +1,4 @@
-//! Values side by side along the last axis: the UNet's skip connections.
+//! Values side by side along the last axis. Norms and 1x1 convolutions need none of it: they read two parts where they lie.
 
 use super::lowering::{count, unit};
 use super::{ConcatGrad, Case, Cost, HostArray, HostIo, Ins, Op, each_dtype, normal};

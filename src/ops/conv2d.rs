@@ -16,7 +16,8 @@ use half::bf16;
 ///
 /// Inputs: `x [B,H,W,C]`, `weight [O,kh,kw,C/groups]`, `bias [O]` f32 (optional), `row_bias [B,O]` added to every pixel of an image
 /// (optional, the type of x: the time embedding), `residual [B,h,w,O]` (optional, the type of x), `slope [O]` f32 (PReLU only).
-/// Output: `[B,h,w,O]` of x's type.
+/// Where the x of a 1x1 convolution is in two parts, `x` holds the first channels of each pixel and a seventh input,
+/// `beside [B,H,W,C − ..]` of x's type, the others. Output: `[B,h,w,O]` of x's type.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Conv2d {
     /// Step in both directions.
@@ -42,6 +43,11 @@ impl Conv2d {
         self.resize.unwrap_or([x.shape[1], x.shape[2]])
     }
 
+    /// Whether it is a product of each pixel, resized or not, with the weights.
+    fn is_each_pixel(&self, kernel: [usize; 2]) -> bool {
+        kernel == [1, 1] && self.stride == 1 && self.padding == [0; 4] && self.groups == 1
+    }
+
     fn output_size(&self, x: &Ty, w: &Ty) -> Option<[usize; 2]> {
         let [h, width] = self.input_size(x);
         let [top, left, bottom, right] = self.padding;
@@ -54,7 +60,7 @@ impl Op for Conv2d {
     const NAME: &'static str = "conv2d";
 
     fn infer(&self, ins: Ins<'_>) -> Result<Vec<Ty>> {
-        let (x, w) = (ins.float(0, "x")?, ins.float(1, "weight")?);
+        let (x, w) = (ins.beside(BESIDE, ins.float(0, "x")?)?, ins.float(1, "weight")?);
         ins.ensure(x.shape.len() == 4, || format!("x is {x}, expected [B,H,W,C]"))?;
         ins.ensure(w.shape.len() == 4, || format!("weight is {w}, expected [O,kh,kw,I]"))?;
         let (channels, out_channels) = (x.shape[3], w.shape[0]);
@@ -76,7 +82,9 @@ impl Op for Conv2d {
         ins.shape(5, "slope", [out_channels])?;
         ins.dtype(5, "slope", DType::F32)?;
         ins.ensure((self.act == Activation::PRelu) == ins.opt(5).is_some(), || "slope goes with PReLU and only with it".into())?;
-        ins.at_most(6)?;
+        let each_pixel = self.is_each_pixel([w.shape[1], w.shape[2]]) && self.resize.is_none();
+        ins.ensure(ins.opt(BESIDE).is_none() || each_pixel, || "x in two parts goes with a 1x1 convolution of every pixel, without groups".into())?;
+        ins.at_most(BESIDE + 1)?;
         Ok(vec![out])
     }
 
@@ -86,6 +94,7 @@ impl Op for Conv2d {
         };
         let extra = |i: usize| rest.get(i).and_then(Option::as_ref).map(|a| a.data.as_slice());
         let (bias, row_bias, residual, slope) = (extra(0), extra(1), extra(2), extra(3));
+        let x = &x.beside(rest.get(BESIDE - 2).and_then(Option::as_ref));
         let &[_, oh, ow, oc] = &*outs[0].shape else { return Err(super::op_error::<Self>("output is not [B,h,w,O]")) };
         let group_out = oc / self.groups;
         let mut y = Vec::with_capacity(outs[0].shape.elements());
@@ -120,9 +129,9 @@ impl Op for Conv2d {
             return super::conv2d_direct::lower(self, ins, outs);
         }
         let &[_, out_height, out_width, columns] = &*outs[0].shape else { return Err(super::op_error::<Self>("output is not [B,h,w,O]")) };
-        let (rows, channels) = (outs[0].shape.rows(), x.shape[3]);
+        let (rows, channels) = (outs[0].shape.rows(), w.shape[3]);
         let (rows_per_image, depth) = (out_height * out_width, w.shape.elements() / columns);
-        let aligned = channels.is_multiple_of(8);
+        let aligned = channels.is_multiple_of(8) && x.shape[3].is_multiple_of(8);
         let product = Product { rows, rows_per_image, columns, depth, gated: false, aligned, across: false, types: [x.dtype, w.dtype] };
         let cut = product.cut(target, &ENTRIES)?;
         let ([tiles_n, splits, split_depth], (act, negative)) = (cut.numbers(), activation(self.act));
@@ -135,6 +144,7 @@ impl Op for Conv2d {
             slope: Slot::optional(ins, 5),
             y: Slot::Out(0),
             partial: cut.partial(),
+            beside: Slot::optional(ins, BESIDE),
             rows: count(rows)?,
             depth: count(depth)?,
             columns: count(columns)?,
@@ -144,6 +154,7 @@ impl Op for Conv2d {
             height: extent::<Self>(x.shape[1])?,
             width: extent::<Self>(x.shape[2])?,
             channels: count(channels)?,
+            first: count(x.shape[3])?,
             resized_height: extent::<Self>(self.input_size(x)[0])?,
             resized_width: extent::<Self>(self.input_size(x)[1])?,
             kernel_width: count(w.shape[2])?,
@@ -154,8 +165,10 @@ impl Op for Conv2d {
             out_width: extent::<Self>(out_width)?,
             negative,
         };
-        let resize = resize_mode(self, x);
-        cut.lower(&product, &ENTRIES, params.pack(), |key| key.define("ACTIVATION", act), |key| key.define("RESIZE", resize))
+        let (of_parts, resize) = (channels > x.shape[3], resize_mode(self, x));
+        cut.lower(&product, &ENTRIES, params.pack(), |key| key.define("ACTIVATION", act), |key| {
+            if of_parts { key.define("PARTS", 2) } else { key.define("RESIZE", resize) }
+        })
     }
 
     fn backward(&self, g: &mut Builder<'_>, cx: &GradCx<'_>) -> Result<Grads> {
@@ -168,7 +181,7 @@ impl Op for Conv2d {
     }
 
     fn cases() -> Vec<Case> {
-        each_dtype(|t| [windows(t), groups(t), epilogues(t)].concat())
+        each_dtype(|t| [windows(t), groups(t), epilogues(t), parts(t)].concat())
     }
 }
 
@@ -199,9 +212,9 @@ impl Conv2d {
 kernel_params! {
     /// Of all entries of `conv2d`.
     struct Conv2dParams {
-        x: ptr, weight: ptr, bias: ptr, row_bias: ptr, residual: ptr, slope: ptr, y: ptr, partial: ptr,
+        x: ptr, weight: ptr, bias: ptr, row_bias: ptr, residual: ptr, slope: ptr, y: ptr, partial: ptr, beside: ptr,
         rows: u32, depth: u32, columns: u32, split_depth: u32, splits: u32, tiles_n: u32,
-        height: u32, width: u32, channels: u32, resized_height: u32, resized_width: u32, kernel_width: u32, stride: u32,
+        height: u32, width: u32, channels: u32, first: u32, resized_height: u32, resized_width: u32, kernel_width: u32, stride: u32,
         top: i32, left: i32, out_height: u32, out_width: u32, negative: f32,
     }
 }
@@ -221,6 +234,9 @@ pub(super) fn resize_mode(conv: &Conv2d, x: &Ty) -> &'static str {
         _ => "RESIZE_ANY",
     }
 }
+
+/// The input that holds the second part of x.
+pub(super) const BESIDE: usize = 6;
 
 const ENTRIES: Entries = Entries { file: &FILE, tensor: "conv2d_tensor", plain: "conv2d_plain", reduce: "conv2d_reduce" };
 
@@ -245,7 +261,11 @@ impl Conv2d {
             ..Epilogue::plain(out[3], bias, self.act)
         };
         let windows = self.windows(x.values::<T>()?, &x.ty, &w.ty, [out[1], out[2]]);
-        gemm(io.cpu, &self.source(windows), &weights, &epilogue, io.outs[0].values()?)
+        let source = match io.opt(BESIDE) {
+            Some(second) => Source::Beside { data: [windows.data, second.values()?], k: [windows.channels, second.ty.shape[3]] },
+            None => self.source(windows),
+        };
+        gemm(io.cpu, &source, &weights, &epilogue, io.outs[0].values()?)
     }
 
     /// The windows of an image of type `x` that meet a weight of type `w`.
@@ -265,8 +285,7 @@ impl Conv2d {
 
     /// A 1x1 convolution of every pixel is a product of the image's rows.
     pub(crate) fn source<'a, T>(&self, windows: Windows<'a, T>) -> Source<'a, T> {
-        let plain = windows.kernel == [1, 1] && self.stride == 1 && self.padding == [0; 4] && self.groups == 1;
-        if plain && windows.size == windows.stored {
+        if self.is_each_pixel(windows.kernel) && windows.size == windows.stored {
             return Source::Rows { data: windows.data, k: windows.channels };
         }
         Source::Windows(windows)
@@ -340,6 +359,22 @@ fn epilogues(t: DType) -> Vec<Case> {
     cases
 }
 
+/// A 1x1 convolution of an image in two parts of so many channels.
+fn parts(t: DType) -> Vec<Case> {
+    let case = |name: &str, act, [a, b]: [usize; 2], outputs| {
+        let image = |c| normal(t, [2, 5, 7, c]);
+        let inputs = vec![image(a), normal(t, [outputs, 1, 1, a + b]), vector(outputs), None, None, None, image(b)];
+        Case::new(name, Conv2d { act, ..Conv2d::same(0) }, inputs)
+    };
+    vec![
+        case("two parts", Activation::None, [64, 32], 48),
+        case("two parts, the seam inside of a slice", Activation::Silu, [24, 40], 33),
+        case("two parts, odd", Activation::None, [13, 6], 20),
+        case("two parts, few beside many", Activation::None, [3, 1000], 9),
+        case("two parts, large", Activation::None, [1280, 640], 40),
+    ]
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::AnyOp;
@@ -372,7 +407,10 @@ mod tests {
             (same.clone(), vec![x, w, None, None, x], "expected shape [2,5,6,8]"),
             (same.clone(), vec![x, w, None, None, None, f32([8])], "slope goes with PReLU"),
             (with(&|op| op.act = Activation::PRelu), vec![x, w], "slope goes with PReLU"),
-            (same, vec![x, w, None, None, None, None, x], "at most 6 inputs"),
+            (same.clone(), vec![x, f32([8, 3, 3, 8]), None, None, None, None, x], "goes with a 1x1 convolution of every pixel"),
+            (with(&|op| op.padding = [0; 4]), vec![x, f32([8, 1, 1, 8]), None, None, None, None, bf16([2, 5, 6, 4])], "does not stand beside"),
+            (with(&|op| op.padding = [0; 4]), vec![x, f32([8, 1, 1, 4]), None, None, None, None, x], "takes 4 channels"),
+            (same, vec![x, w, None, None, None, None, None, x], "at most 7 inputs"),
         ]);
     }
 }

@@ -1,6 +1,8 @@
 //! Gradients of a convolution: of its input and of its weight.
 
+use super::conv2d::BESIDE;
 use super::host::{Weights, unsupported};
+use super::parts::Parts;
 use super::{
     ActivateGrad, Activation, AnyOp, Case, Conv2d, Cost, HostArray, HostIo, Ins, Op, ResizeGrad, SumRows, no_second_gradient, normal,
 };
@@ -34,13 +36,13 @@ pub enum Conv2dGrad {
 }
 
 impl Conv2dGrad {
-    /// Appends the gradients of a convolution: x, weight, bias, row bias, residual, slope.
+    /// Appends the gradients of a convolution: x, weight, bias, row bias, residual, slope, second part of x.
     pub(crate) fn append(conv: &Conv2d, g: &mut Builder<'_>, cx: &GradCx<'_>) -> Result<Grads> {
-        let (x, w, mut dz) = (cx.input(0)?, cx.input(1)?, cx.gradient()?);
+        let (x, w, mut dz, parts) = (cx.input(0)?, cx.input(1)?, cx.gradient()?, Parts::of(cx, BESIDE)?);
         let plain = Conv2d { act: Activation::None, ..conv.clone() };
         let mut dslope = None;
         if conv.act != Activation::None {
-            let inputs = [Some(x), Some(w), cx.opt(2), cx.opt(3), cx.opt(4)];
+            let inputs = [Some(x), Some(w), cx.opt(2), cx.opt(3), cx.opt(4), None, cx.opt(BESIDE)];
             let z = g.op(plain.clone(), &inputs)?;
             let ins = [Some(z), cx.opt(5), Some(dz)];
             dslope = cx.when(5, || {
@@ -52,18 +54,25 @@ impl Conv2dGrad {
         }
         let (image, kernel, out) = (g.ty(x), g.shape(w), g.ty(dz));
         let (batch, channels) = (out.shape[0], out.shape[3]);
+        let mut of_parts = [None; 2];
+        if parts.wanted(cx) {
+            let input = Self::Input { conv: plain.clone(), size: conv.input_size(&image) };
+            let dx = g.op(input, &[Some(dz), Some(w)])?;
+            let size = [image.shape[1], image.shape[2]];
+            let dx = if conv.input_size(&image) == size { dx } else { g.op(ResizeGrad { size }, &[Some(dx)])? };
+            of_parts = parts.cut(g, cx, dx)?;
+        }
         Ok(vec![
-            cx.when(0, || {
-                let input = Self::Input { conv: plain.clone(), size: conv.input_size(&image) };
-                let dx = g.op(input, &[Some(dz), Some(w)])?;
-                let size = [image.shape[1], image.shape[2]];
-                if conv.input_size(&image) == size { Ok(dx) } else { g.op(ResizeGrad { size }, &[Some(dx)]) }
+            of_parts[0],
+            cx.when(1, || {
+                let x = parts.joined(g)?;
+                g.op(Self::Weight { conv: plain.clone(), kernel: [kernel[1], kernel[2]] }, &[Some(dz), Some(x)])
             })?,
-            cx.when(1, || g.op(Self::Weight { conv: plain.clone(), kernel: [kernel[1], kernel[2]] }, &[Some(dz), Some(x)]))?,
             cx.when(2, || SumRows::over(g, dz, 1, &[channels], DType::F32))?,
             cx.when(3, || SumRows::over(g, dz, batch, &[batch, channels], out.dtype))?,
             cx.when(4, || Ok(dz))?,
             dslope,
+            of_parts[1],
         ])
     }
 
@@ -166,7 +175,9 @@ impl Op for Conv2dGrad {
 
     fn cases() -> Vec<Case> {
         let parts = |case: Case| {
-            let (AnyOp::Conv2d(conv), Some(x), Some(w)) = (case.op, case.inputs[0], case.inputs[1]) else { return vec![] };
+            let (AnyOp::Conv2d(conv), Some(x), Some(w), ..=BESIDE) = (case.op, case.inputs[0], case.inputs[1], case.inputs.len()) else {
+                return vec![];
+            };
             let plain = Conv2d { act: Activation::None, ..conv };
             let types = [Some(x.ty), Some(w.ty)];
             let Ok(z) = plain.infer(Ins::new(Self::NAME, &types)) else { return vec![] };

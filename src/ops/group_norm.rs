@@ -12,7 +12,8 @@ use half::bf16;
 
 /// `y = silu?((x − mean) / √(variance + eps) · weight + bias)`, statistics over each image and group of channels.
 ///
-/// Inputs: `x [B,..,C]`, `weight [C]` f32, `bias [C]` f32. Output: x's type.
+/// Inputs: `x [B,..,C]`, `weight [C]` f32, `bias [C]` f32. Where x is in two parts, `x` holds the first channels of each pixel and a
+/// fourth input, `beside [B,..,C − ..]` of x's type, the others. Output: `[B,..,C]` of x's type.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GroupNorm {
     /// Number of groups.
@@ -27,7 +28,7 @@ impl Op for GroupNorm {
     const NAME: &'static str = "group_norm";
 
     fn infer(&self, ins: Ins<'_>) -> Result<Vec<Ty>> {
-        let x = ins.float(0, "x")?;
+        let x = ins.beside(3, ins.float(0, "x")?)?;
         ins.ensure(x.shape.len() >= 2, || format!("x is {x}, expected [B,..,C]"))?;
         let c = x.shape.last_axis();
         ins.ensure(self.groups > 0 && c % self.groups == 0, || format!("{c} channels do not split into {} groups", self.groups))?;
@@ -36,14 +37,15 @@ impl Op for GroupNorm {
             ins.shape(i, name, [c])?;
             ins.dtype(i, name, DType::F32)?;
         }
-        ins.at_most(3)?;
+        ins.at_most(4)?;
         Ok(vec![x])
     }
 
     fn reference(&self, ins: &[Option<HostArray>], _outs: &[Ty]) -> Result<Vec<Vec<f64>>> {
-        let [Some(x), Some(w), Some(b)] = ins else {
+        let [Some(x), Some(w), Some(b), rest @ ..] = ins else {
             return Err(super::op_error::<Self>("x, weight and bias are required"));
         };
+        let x = &x.beside(rest.first().and_then(Option::as_ref));
         let c = x.shape().last_axis();
         let image = x.data.len() / x.shape()[0];
         let width = c / self.groups;
@@ -72,8 +74,9 @@ impl Op for GroupNorm {
         }
     }
 
-    fn lower(&self, _ins: &[Option<Ty>], outs: &[Ty], target: &Target) -> Result<Lowered> {
-        lower::launches(self, &outs[0], target.arch)
+    fn lower(&self, ins: &[Option<Ty>], outs: &[Ty], target: &Target) -> Result<Lowered> {
+        let first = ins.first().copied().flatten().unwrap_or(outs[0]).shape.last_axis();
+        lower::launches(self, &outs[0], first, target.arch)
     }
 
     fn backward(&self, g: &mut Builder<'_>, cx: &GradCx<'_>) -> Result<Grads> {
@@ -87,6 +90,10 @@ impl Op for GroupNorm {
     fn cases() -> Vec<Case> {
         let norm = |groups, silu| GroupNorm { groups, eps: 1e-5, silu };
         each_dtype(|t| {
+            let parts = |name: &str, op, pixels: usize, [a, b]: [usize; 2]| {
+                let [first, second] = [a, b].map(|c| normal(t, [2, pixels, c]));
+                Case::new(name, op, vec![first, vector(a + b), vector(a + b), second])
+            };
             let case = |name: &str, op, x: Option<CaseInput>| {
                 let c = x.map_or(1, |x| x.ty.shape.last_axis());
                 Case::new(name, op, vec![x, vector(c), vector(c)])
@@ -103,6 +110,11 @@ impl Op for GroupNorm {
                 // values far from zero: a sum of squares would lose the variance
                 case("far from zero", norm(4, false), filled(t, [2, 30, 20, 16], Fill::Uniform(99.0, 101.0))),
                 case("constant", norm(4, true), filled(t, [1, 10, 10, 16], Fill::Uniform(3.0, 3.0))),
+                // groups 60 wide across the seam, as where 1280 channels meet 640
+                parts("two parts", norm(4, true), 35, [160, 80]),
+                parts("two parts, odd", norm(3, true), 21, [7, 14]),
+                parts("two parts, few beside many", norm(2, false), 9, [2, 30]),
+                parts("two parts, many rows", norm(8, true), 3233, [24, 40]),
             ]
         })
     }
@@ -111,8 +123,10 @@ impl Op for GroupNorm {
 impl GroupNorm {
     fn run<T: Elem>(&self, io: &mut HostIo<'_>) -> Result<()> {
         let (x, weight, bias) = (io.input(0)?, io.input(1)?.f32()?, io.input(2)?.f32()?);
+        let mut parts = vec![x.values::<T>()?];
+        parts.extend(io.opt(3).map(|second| second.values::<T>()).transpose()?);
         let shape = Shape { images: x.ty.shape[0], groups: self.groups, eps: self.eps, silu: self.silu };
-        group_norm(io.cpu, shape, x.values::<T>()?, weight, bias, io.outs[0].values::<T>()?);
+        group_norm(io.cpu, shape, &parts, weight, bias, io.outs[0].values::<T>()?);
         Ok(())
     }
 }
@@ -134,7 +148,10 @@ mod tests {
             (op(2), vec![f32([1, 4, 8]), None, f32([8])], "(weight) is missing"),
             (op(2), vec![f32([1, 4, 8]), f32([4]), f32([8])], "expected shape [8]"),
             (op(2), vec![bf16([1, 4, 8]), f32([8]), bf16([8])], "bias is bf16[8], expected f32"),
-            (op(2), vec![f32([1, 4, 8]), f32([8]), f32([8]), f32([8])], "at most 3 inputs"),
+            (op(2), vec![f32([1, 4, 8]), f32([8]), f32([8]), f32([1, 3, 8])], "beside is f32[1,3,8], which does not stand beside f32[1,4,8]"),
+            (op(2), vec![f32([1, 4, 8]), f32([8]), f32([8]), bf16([1, 4, 8])], "does not stand beside"),
+            (op(2), vec![f32([1, 4, 8]), f32([8]), f32([8]), f32([1, 4, 8])], "weight is f32[8], expected shape [16]"),
+            (op(2), [vec![f32([1, 4, 8]), f32([8]), f32([8])], vec![None; 2]].concat(), "at most 4 inputs"),
             (op(2), vec![i32([1, 4, 8]), f32([8]), f32([8])], "expected floating point"),
             (op(2), vec![f32([0, 4, 8]), f32([8]), f32([8])], "has no elements"),
         ]);

@@ -2,6 +2,7 @@
 
 use super::group_norm::lower::{Cut, Sizes, statistics};
 use super::lowering::count;
+use super::parts::Parts;
 use super::{AnyOp, Case, Cost, GroupNorm, HostArray, HostIo, Ins, Op, no_second_gradient, normal, unsupported};
 use crate::device::cpu::group_norm::Shape;
 use crate::device::cpu::group_norm_grad::group_norm_grad;
@@ -90,7 +91,7 @@ impl Op for GroupNormGrad {
     fn lower(&self, _ins: &[Option<Ty>], outs: &[Ty], _target: &Target) -> Result<Lowered> {
         let x = outs[0];
         count(x.shape.elements())?;
-        let sizes = Sizes::new(&self.norm, &x);
+        let sizes = Sizes::new(&self.norm, &x, x.shape.last_axis());
         let cut = sizes.spans();
         let (pairs, [spans, ..]) = (cut.pairs(&sizes), cut.grid(&sizes));
         let params = self.params(&sizes, &cut, spans, pairs);
@@ -120,7 +121,7 @@ impl Op for GroupNormGrad {
 
     fn cases() -> Vec<Case> {
         let both = |case: Case| {
-            let (AnyOp::GroupNorm(norm), Some(x)) = (&case.op, case.inputs[0]) else { return vec![] };
+            let (AnyOp::GroupNorm(norm), Some(x), 3) = (&case.op, case.inputs[0], case.inputs.len()) else { return vec![] };
             let inputs = vec![Some(x), case.inputs[1], case.inputs[2], normal(x.ty.dtype, x.ty.shape)];
             let one = |name: String, parameters| Case::new(name, Self { norm: norm.clone(), parameters }, inputs.clone());
             vec![one(case.name.clone(), false), one(format!("{}, parameters", case.name), true)]
@@ -133,9 +134,12 @@ impl GroupNormGrad {
     /// Appends the gradients of a group norm: x, weight, bias.
     pub(crate) fn append(norm: &GroupNorm, g: &mut Builder<'_>, cx: &GradCx<'_>) -> Result<Grads> {
         let parameters = cx.wants(1) || cx.wants(2);
-        let inputs = [cx.input(0)?, cx.input(1)?, cx.input(2)?, cx.gradient()?].map(Some);
+        let parts = Parts::of(cx, 3)?;
+        let inputs = [parts.joined(g)?, cx.input(1)?, cx.input(2)?, cx.gradient()?].map(Some);
         let all = g.op_many(Self { norm: norm.clone(), parameters }, &inputs)?;
-        Ok(all.into_iter().map(Some).collect())
+        let [dx, dbeside] = parts.cut(g, cx, all[0])?;
+        let mut parameters = all[1..].iter().copied().map(Some);
+        Ok(vec![dx, parameters.next().flatten(), parameters.next().flatten(), dbeside])
     }
 
     fn run<T: Elem>(&self, io: &mut HostIo<'_>) -> Result<()> {

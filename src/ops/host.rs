@@ -75,6 +75,17 @@ impl<'a> Ins<'a> {
         Ok(ty)
     }
 
+    /// Type of `x` together with the channels that an optional input holds of the same pixels.
+    pub(crate) fn beside(&self, index: usize, x: Ty) -> Result<Ty> {
+        if self.opt(index).is_none() {
+            return Ok(x);
+        }
+        let second = self.float(index, "beside")?;
+        let fits = second.dtype == x.dtype && second.shape.with_last(1) == x.shape.with_last(1);
+        self.ensure(fits, || format!("beside is {second}, which does not stand beside {x}"))?;
+        Ok(Ty { dtype: x.dtype, shape: x.shape.with_last(x.shape.last_axis() + second.shape.last_axis()) })
+    }
+
     /// Fails if there are more inputs than the operation knows.
     pub fn at_most(&self, count: usize) -> Result<()> {
         self.ensure(self.types.len() <= count, || format!("takes at most {count} inputs, got {}", self.types.len()))
@@ -99,6 +110,17 @@ impl HostArray {
     /// Extents.
     pub fn shape(&self) -> Shape {
         self.ty.shape
+    }
+}
+
+impl HostArray {
+    /// The rows of this array with those of another one after them.
+    pub(crate) fn beside(&self, second: Option<&Self>) -> Self {
+        let Some(second) = second else { return self.clone() };
+        let [a, b] = [self, second].map(|part| part.shape().last_axis());
+        let rows = self.data.chunks_exact(a).zip(second.data.chunks_exact(b));
+        let data = rows.flat_map(|(a, b)| a.iter().chain(b)).copied().collect();
+        Self { ty: Ty { dtype: self.ty.dtype, shape: self.shape().with_last(a + b) }, data }
     }
 }
 

@@ -8,6 +8,7 @@ mod conv2d_direct;
 mod cost;
 mod host;
 mod lowering;
+mod parts;
 mod product_grads;
 mod products;
 #[cfg(test)]

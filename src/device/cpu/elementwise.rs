@@ -33,20 +33,27 @@ pub(crate) struct Channels<'a> {
     pub(crate) slope: Option<&'a [f32]>,
 }
 
-/// `y = act((x − mean) · scale + shift)` on the rows of several images, each with its own parameters.
+/// `y = act((x − mean) · scale + shift)` on the rows of several images, each with its own parameters. The channels of x lie in one array
+/// or, those of the first part before those of the second, in several.
 pub(crate) fn per_channel<'a, T: Elem>(
     cpu: &Cpu,
     act: Activation,
-    x: &[T],
+    parts: &[&[T]],
     images: usize,
     channels: impl Fn(usize) -> Channels<'a> + Sync + Send,
     y: &mut [T],
 ) {
-    let (c, image) = (channels(0).mean.len(), y.len() / images);
+    let (c, rows) = (channels(0).mean.len(), y.len() / channels(0).mean.len());
     cpu.parallel_blocks(y, images, rows_per_task(c) * c, |y, i, start| {
-        let task = PerChannel { act, x: &x[i * image + start..][..y.len()], channels: channels(i), y };
-        // SAFETY: the device has its instruction set; x and y are as long, a multiple of the parameters.
-        unsafe { dispatch(cpu.isa(), task) }
+        let (first, some, mut from) = (i * (rows / images) + start / c, y.len() / c, 0);
+        for x in parts {
+            let width = x.len() / rows;
+            let task = PerChannel { act, x: &x[first * width..][..some * width], width, from, channels: channels(i), y: &mut *y };
+            // SAFETY: the device has its instruction set; x and y have as many rows, of `width` values and as many as the parameters,
+            // of which `width` follow `from`: the widths of all parts add up to a row of y.
+            unsafe { dispatch(cpu.isa(), task) }
+            from += width;
+        }
     });
 }
 
@@ -158,9 +165,12 @@ impl<A: Elem, B: Elem, Y: Elem> Sum<'_, A, B, Y> {
     }
 }
 
+/// Rows of `width` channels, which are those from `from` on of the rows of y.
 struct PerChannel<'a, T> {
     act: Activation,
     x: &'a [T],
+    width: usize,
+    from: usize,
     channels: Channels<'a>,
     y: &'a mut [T],
 }
@@ -177,15 +187,16 @@ impl<T: Elem> Task for PerChannel<'_, T> {
 impl<T: Elem> PerChannel<'_, T> {
     #[inline(always)]
     unsafe fn each<S: Simd, const ACT: bool>(self) {
-        let c = self.channels.mean.len();
-        let full = c / S::LANES * S::LANES;
-        for (x, y) in self.x.chunks_exact(c).zip(self.y.chunks_exact_mut(c)) {
-            // SAFETY: x, y and the parameters hold c values.
+        let (c, from) = (self.channels.mean.len(), self.from);
+        let full = self.width / S::LANES * S::LANES;
+        for (x, y) in self.x.chunks_exact(self.width).zip(self.y.chunks_exact_mut(c)) {
+            // SAFETY: x holds `width` values, y and the parameters as many after `from`.
             unsafe {
+                let (x, y) = (x.as_ptr(), y.as_mut_ptr().add(from));
                 for i in (0..full).step_by(S::LANES) {
-                    channel_vector::<S, T, ACT>(self.act, x.as_ptr().add(i), &self.channels, i, S::LANES, y.as_mut_ptr().add(i));
+                    channel_vector::<S, T, ACT>(self.act, x.add(i), &self.channels, from + i, S::LANES, y.add(i));
                 }
-                channel_vector::<S, T, ACT>(self.act, x.as_ptr().add(full), &self.channels, full, c - full, y.as_mut_ptr().add(full));
+                channel_vector::<S, T, ACT>(self.act, x.add(full), &self.channels, from + full, self.width - full, y.add(full));
             }
         }
     }

@@ -8,6 +8,8 @@ use std::ops::Range;
 pub(crate) enum Source<'a, T> {
     /// A row-major matrix of `k` columns.
     Rows { data: &'a [T], k: usize },
+    /// Two row-major matrices side by side, of so many columns each.
+    Beside { data: [&'a [T]; 2], k: [usize; 2] },
     /// Windows of a channels-last image.
     Windows(Windows<'a, T>),
 }
@@ -46,6 +48,16 @@ impl<T: Copy> Source<'_, T> {
                 for (row, out) in rows.zip(out.chunks_mut(ld)) {
                     D::widen(&data[row * k + ks.start..][..inside], &mut out[..inside]);
                     out[inside..len].fill(D::ZERO);
+                }
+            }
+            Self::Beside { data: [a, b], k: [k, l] } => {
+                let [of_a, of_b] = [ks.start.min(*k)..ks.end.min(*k), ks.start.clamp(*k, k + l) - k..ks.end.clamp(*k, k + l) - k];
+                for (row, out) in rows.zip(out.chunks_mut(ld)) {
+                    let (first, rest) = out[..len].split_at_mut(of_a.len());
+                    let (second, rest) = rest.split_at_mut(of_b.len());
+                    D::widen(&a[row * k..][of_a.clone()], first);
+                    D::widen(&b[row * l..][of_b.clone()], second);
+                    rest.fill(D::ZERO);
                 }
             }
             Self::Windows(windows) => windows.pack(rows, ks, channels, out, ld),

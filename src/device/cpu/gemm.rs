@@ -25,7 +25,7 @@ where
     let panels = match (weights.form, x) {
         (Form::Panels(panels), _) => panels,
         (Form::Depthwise { .. }, Source::Windows(windows)) => return depthwise::run(cpu, windows, weights, epilogue, out),
-        (Form::Depthwise { .. }, Source::Rows { .. }) => return Err(Error::Graph("depthwise weights need an image".into())),
+        (Form::Depthwise { .. }, _) => return Err(Error::Graph("depthwise weights need an image".into())),
     };
     if panels.nr != panel_width(cpu, weights.dtype)
         || panels.groups * panels.outputs() != epilogue.channels
@@ -93,7 +93,7 @@ where
     fn pack(&self, group: usize, rows: &Range<usize>, ks: &Range<usize>, packed: &mut [u8]) {
         let channels = match self.x {
             Source::Windows(windows) => windows.channels / self.panels.groups,
-            Source::Rows { .. } => 0,
+            Source::Rows { .. } | Source::Beside { .. } => 0,
         };
         let channels = group * channels..(group + 1) * channels;
         match self.kernel {

@@ -19,11 +19,12 @@ pub(crate) struct Shape {
     pub(crate) silu: bool,
 }
 
-/// `y = silu?((x − mean) / √(variance + eps) · weight + bias)`; x is `[images, rows, weight.len()]`.
-pub(crate) fn group_norm<T: Elem>(cpu: &Cpu, shape: Shape, x: &[T], weight: &[f32], bias: &[f32], y: &mut [T]) {
+/// `y = silu?((x − mean) / √(variance + eps) · weight + bias)`; y is `[images, rows, weight.len()]`, x the same or in parts that hold
+/// the channels one after the other.
+pub(crate) fn group_norm<T: Elem>(cpu: &Cpu, shape: Shape, x: &[&[T]], weight: &[f32], bias: &[f32], y: &mut [T]) {
     let c = weight.len();
     let mut tables = vec![0.0; shape.images * 3 * c];
-    statistics(cpu, &shape, x, [weight, bias], &mut tables);
+    statistics(cpu, &shape, x, y.len() / shape.images / c, [weight, bias], &mut tables);
     let act = if shape.silu { Activation::Silu } else { Activation::None };
     let channels = |i: usize| {
         let table = &tables[i * 3 * c..][..3 * c];
@@ -33,42 +34,67 @@ pub(crate) fn group_norm<T: Elem>(cpu: &Cpu, shape: Shape, x: &[T], weight: &[f3
 }
 
 /// Mean, scale and shift of each image and channel, `[images][3][c]`: `y = (x − mean) · scale + shift` before the SiLU.
-pub(super) fn statistics<T: Elem>(cpu: &Cpu, shape: &Shape, x: &[T], [weight, bias]: [&[f32]; 2], tables: &mut [f32]) {
-    let c = weight.len();
-    let image = x.len() / shape.images;
-    let block = rows_per_task(c) * c;
-    let blocks = image.div_ceil(block);
-    let mut partial = vec![0.0; shape.images * blocks * 2 * c];
-    cpu.parallel_blocks(&mut partial, 1, 2 * c, |sums, _, start| {
-        let task = start / (2 * c);
-        let x = &x[task / blocks * image..][..image];
-        let from = task % blocks * block;
-        let rows = &x[from..image.min(from + block)];
-        // SAFETY: the device has its instruction set; rows are a multiple of c values, the pivot c, the sums 2c.
-        unsafe { dispatch(cpu.isa(), Sums { rows, pivot: &x[..c], sums }) }
-    });
-    cpu.parallel_blocks(tables, shape.images, 3 * c, |table, i, _| {
-        merge(shape, &partial[i * blocks * 2 * c..][..blocks * 2 * c], &x[i * image..][..c], image / c, table, [weight, bias]);
+pub(super) fn statistics<T: Elem>(cpu: &Cpu, shape: &Shape, parts: &[&[T]], rows: usize, [weight, bias]: [&[f32]; 2], tables: &mut [f32]) {
+    let moments: Vec<Moments<'_, T>> = parts.iter().map(|&x| Moments::new(cpu, x, shape.images, rows)).collect();
+    cpu.parallel_blocks(tables, shape.images, 3 * weight.len(), |table, i, _| {
+        let of_parts: Vec<_> = moments.iter().map(|m| m.of_image(i)).collect();
+        let [sums, squares, pivot] = [0, 1, 2].map(|k| of_parts.iter().flat_map(|m| m[k].iter().copied()).collect::<Vec<f64>>());
+        merge(shape, [&sums, &squares, &pivot], rows, table, [weight, bias]);
     });
 }
 
-/// Merges the blocks' sums of one image of `rows` rows into mean, scale and shift of each channel.
-fn merge<T: Elem>(shape: &Shape, partial: &[f32], pivot: &[T], rows: usize, table: &mut [f32], [weight, bias]: [&[f32]; 2]) {
-    let c = weight.len();
-    let mut sums = vec![0.0_f64; 2 * c];
-    for block in partial.chunks_exact(2 * c) {
-        for (total, &part) in sums.iter_mut().zip(block) {
-            *total += f64::from(part);
-        }
+/// Sums of `d` and `d²` for each channel, over blocks of rows of each image.
+struct Moments<'a, T> {
+    x: &'a [T],
+    channels: usize,
+    /// Values of an image.
+    image: usize,
+    /// Blocks of an image.
+    blocks: usize,
+    /// `[images][blocks][2][channels]`
+    partial: Vec<f32>,
+}
+
+impl<'a, T: Elem> Moments<'a, T> {
+    fn new(cpu: &Cpu, x: &'a [T], images: usize, rows: usize) -> Self {
+        let (image, c) = (x.len() / images, x.len() / images / rows);
+        let block = rows_per_task(c) * c;
+        let blocks = image.div_ceil(block);
+        let mut partial = vec![0.0; images * blocks * 2 * c];
+        cpu.parallel_blocks(&mut partial, 1, 2 * c, |sums, _, start| {
+            let task = start / (2 * c);
+            let x = &x[task / blocks * image..][..image];
+            let from = task % blocks * block;
+            let rows = &x[from..image.min(from + block)];
+            // SAFETY: the device has its instruction set; rows are a multiple of c values, the pivot c, the sums 2c.
+            unsafe { dispatch(cpu.isa(), Sums { rows, pivot: &x[..c], sums }) }
+        });
+        Self { x, channels: c, image, blocks, partial }
     }
+
+    /// Sums of `d`, of `d²`, and the pivots of each channel of an image.
+    fn of_image(&self, i: usize) -> [Vec<f64>; 3] {
+        let c = self.channels;
+        let mut sums = vec![0.0_f64; 2 * c];
+        for block in self.partial[i * self.blocks * 2 * c..][..self.blocks * 2 * c].chunks_exact(2 * c) {
+            sums.iter_mut().zip(block).for_each(|(total, &part)| *total += f64::from(part));
+        }
+        let squares = sums.split_off(c);
+        [sums, squares, self.x[i * self.image..][..c].iter().map(|v| f64::from(v.widen())).collect()]
+    }
+}
+
+/// Merges the sums of one image of `rows` rows, and its pivots, into mean, scale and shift of each channel.
+fn merge(shape: &Shape, [sums, squares, pivot]: [&[f64]; 3], rows: usize, table: &mut [f32], [weight, bias]: [&[f32]; 2]) {
+    let c = weight.len();
     let (mean_table, rest) = table.split_at_mut(c);
     let (scale_table, shift_table) = rest.split_at_mut(c);
     let (width, n) = (c / shape.groups, rows as f64);
     for group in (0..c).step_by(width) {
-        let channel_mean = |i: usize| f64::from(pivot[i].widen()) + sums[i] / n;
+        let channel_mean = |i: usize| pivot[i] + sums[i] / n;
         let mean = (group..group + width).map(channel_mean).sum::<f64>() / width as f64;
         // squares around each channel's mean, and those of the channels' means around the group's
-        let spread = |i: usize| sums[c + i] - sums[i] * sums[i] / n + n * (channel_mean(i) - mean).powi(2);
+        let spread = |i: usize| squares[i] - sums[i] * sums[i] / n + n * (channel_mean(i) - mean).powi(2);
         let variance = (group..group + width).map(spread).sum::<f64>().max(0.0) / (n * width as f64);
         let deviation = 1.0 / (variance + f64::from(shape.eps)).sqrt();
         for i in group..group + width {

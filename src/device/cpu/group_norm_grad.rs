@@ -26,7 +26,7 @@ pub(crate) fn group_norm_grad<T: Elem>(
     let blocks = image.div_ceil(block);
     let unit = vec![1.0; c];
     let mut tables = vec![0.0; shape.images * 3 * c];
-    statistics(cpu, &shape, x, [&unit, &vec![0.0; c]], &mut tables);
+    statistics(cpu, &shape, &[x], image / c, [&unit, &vec![0.0; c]], &mut tables);
     let channels = |i: usize| Channels { normal: &tables[i * 3 * c..][..3 * c], weight, bias, silu: shape.silu };
     let mut partial = vec![0.0; shape.images * blocks * 2 * c];
     cpu.parallel_blocks(&mut partial, 1, 2 * c, |sums, _, start| {

@@ -58,7 +58,7 @@ where
     fn block(&self, group: usize, outputs: Range<usize>, ks: Range<usize>) {
         let channels = match self.x {
             Source::Windows(windows) => windows.channels / self.groups,
-            Source::Rows { .. } => 0,
+            Source::Rows { .. } | Source::Beside { .. } => 0,
         };
         let channels = group * channels..(group + 1) * channels;
         let padded = outputs.len().next_multiple_of(Kernel::Widen.mr());

@@ -8,8 +8,8 @@ use crate::{Result, Ty};
 kernel_params! {
     /// Of all entries of `group_norm`: a block takes `chunk` channels, in groups of `width`, and `span` pixels.
     struct GroupNormParams {
-        x: ptr, weight: ptr, bias: ptr, y: ptr, partial: ptr,
-        pixels: u32, channels: u32, chunk: u32, width: u32, span: u32, slab_bytes: u32, eps: f32,
+        x: ptr, beside: ptr, weight: ptr, bias: ptr, y: ptr, partial: ptr,
+        pixels: u32, channels: u32, first: u32, chunk: u32, width: u32, span: u32, slab_bytes: u32, eps: f32,
     }
 }
 static FILE: KernelFile = kernel_file!("group_norm", [GroupNormParams]);
@@ -20,10 +20,12 @@ const SECTOR: usize = 32;
 const SLAB_THREADS: usize = 512;
 const SPAN_THREADS: usize = 384;
 
+/// For `x` of all channels, of which `first` are in the first input.
+///
 /// One launch if all pixels of a block's channels fit into shared memory, else one for the statistics and one that applies them.
-pub(super) fn launches(op: &GroupNorm, x: &Ty, arch: Arch) -> Result<Lowered> {
+pub(super) fn launches(op: &GroupNorm, x: &Ty, first: usize, arch: Arch) -> Result<Lowered> {
     count(x.shape.elements())?;
-    let sizes = Sizes::new(op, x);
+    let sizes = Sizes::new(op, x, first);
     let slab = divisors(op.groups).filter(|&g| sizes.useful(g) >= 0.8).max_by(|&a, &b| {
         // the widest whole sectors that fit; a chunk that does not fit is worth nothing
         let worth = |g| if sizes.slab(g).shared(&sizes) <= shared_limit(arch) { sizes.useful(g) } else { 0.0 };
@@ -60,6 +62,8 @@ pub(in crate::ops) struct Sizes {
     pub(in crate::ops) pixels: usize,
     /// Last axis.
     pub(in crate::ops) channels: usize,
+    /// Channels of the first of two inputs; all where there is one.
+    first: usize,
     groups: usize,
     /// Channels of a group.
     pub(in crate::ops) width: usize,
@@ -84,10 +88,10 @@ pub(in crate::ops) struct Cut {
 }
 
 impl Sizes {
-    pub(in crate::ops) fn new(op: &GroupNorm, x: &Ty) -> Self {
+    pub(in crate::ops) fn new(op: &GroupNorm, x: &Ty, first: usize) -> Self {
         let (images, channels) = (x.shape[0], x.shape.last_axis());
         let pixels = x.shape.elements() / images / channels;
-        Self { images, pixels, channels, groups: op.groups, width: channels / op.groups, bytes: x.dtype.size() }
+        Self { images, pixels, channels, first, groups: op.groups, width: channels / op.groups, bytes: x.dtype.size() }
     }
 
     /// Share of the moved sectors that a row of chunks of `groups` groups needs.
@@ -120,7 +124,7 @@ impl Sizes {
 
     fn cut(&self, groups: usize, span: usize, threads: usize) -> Cut {
         let chunk = groups * self.width;
-        let vector = power_dividing(chunk, 16 / self.bytes);
+        let vector = power_dividing(self.first, power_dividing(chunk, 16 / self.bytes));
         let (lanes, rows) = block(chunk / vector, span, threads);
         Cut { chunk, span, vector, lanes, rows, slab: 0 }
     }
@@ -171,12 +175,14 @@ fn divisors(n: usize) -> impl Iterator<Item = usize> {
 fn launch(op: &GroupNorm, x: &Ty, sizes: &Sizes, cut: &Cut, entry: &'static str, shared: usize) -> Launch {
     let params = GroupNormParams {
         x: Slot::In(0),
+        beside: if sizes.first < sizes.channels { Slot::In(3) } else { Slot::Null },
         weight: Slot::In(1),
         bias: Slot::In(2),
         y: Slot::Out(0),
         partial: if entry == "group_norm_slab" { Slot::Null } else { Slot::Scratch(0) },
         pixels: sizes.pixels as u32,
         channels: sizes.channels as u32,
+        first: sizes.first as u32,
         chunk: cut.chunk as u32,
         width: sizes.width as u32,
         span: cut.span as u32,
@@ -202,7 +208,7 @@ mod tests {
 
     fn lowered(shape: [usize; 3], arch: u32) -> Vec<Launch> {
         let op = GroupNorm { groups: 32, eps: 1e-5, silu: true };
-        launches(&op, &Ty::new(DType::Bf16, shape), Arch(arch)).unwrap().launches
+        launches(&op, &Ty::new(DType::Bf16, shape), shape[2], Arch(arch)).unwrap().launches
     }
 
     #[test]
