@@ -127,9 +127,9 @@ fn row(number: usize, mix: &Mix) -> String {
     format!("{},{},{for_each:.1},{}", number + 1, mix.instructions(), counts.join(","))
 }
 
-/// Products of 16-bit values; those of f32 do without tensor cores, and some entries only add up what others computed.
+/// Products of 16-bit values; those of f32 do without tensor cores.
 fn is_tensor_product(key: &KernelKey) -> bool {
-    PRODUCTS.contains(&key.file.stem) && key.defines.contains(&("T", "bf16".into())) && !key.entry.ends_with("_reduce")
+    PRODUCTS.contains(&key.file.stem) && key.defines.contains(&("T", "bf16".into()))
 }
 
 /// Where accesses of less than 16 bytes are right: a definition or an entry, and the reason.

@@ -29,7 +29,8 @@ template <bool Wide, typename V> __forceinline__ void put8(V *at, const float (&
 }
 
 /// Null pointers are terms that are absent. Wide: `columns` is a multiple of 8.
-template <typename V, int Function, bool Wide, bool ResidualFirst> struct Epilogue {
+template <typename V, int Function, bool Wide, bool ResidualFirst, bool Gates = false> struct Epilogue {
+    enum { GATES = Gates };
     u32 rows, columns;
     const float *bias;
     const V *row_bias; // [rows / rows_per_image][columns]
@@ -72,37 +73,5 @@ template <typename V, int Function, bool Wide, bool ResidualFirst> struct Epilog
 private:
     __forceinline__ void add_residual(u32 row, u32 column, float (&v)[8]) const {
         if (residual) add8<Wide>(v, residual + u64(row) * columns + column, columns - column);
-    }
-};
-
-/// Sums over parts of k that different blocks have made: [part][row][pitch] in f32, added in the order of the parts. Two chunks of 8
-/// columns lie interleaved by quads, so that two lanes with a quad each touch a whole sector. `pitch` is a multiple of 16.
-struct Partial {
-    float *at;
-    u32 rows, pitch;
-
-    __forceinline__ void put(u32 part, u32 row, u32 column, const float (&v)[8]) const {
-        if (row >= rows || column >= pitch) return;
-        float *to = quads(part, row, column);
-        ptx::store_16(to, v[0], v[1], v[2], v[3]);
-        ptx::store_16(to + 8, v[4], v[5], v[6], v[7]);
-    }
-
-    __forceinline__ void sum(float (&v)[8], u32 parts, u32 row, u32 column) const {
-#pragma unroll
-        for (int e = 0; e < 8; e++) v[e] = 0.0f;
-        for (u32 part = 0; part < parts; part++) {
-            const float *from = quads(part, row, column);
-            float low[4], high[4];
-            load<4>(low, from);
-            load<4>(high, from + 8);
-#pragma unroll
-            for (int e = 0; e < 4; e++) v[e] += low[e], v[4 + e] += high[e];
-        }
-    }
-
-private:
-    __forceinline__ float *quads(u32 part, u32 row, u32 column) const {
-        return at + (u64(part) * rows + row) * pitch + column / 16 * 16 + column / 8 % 2 * 4;
     }
 };

@@ -4,11 +4,11 @@
 #include "source.cuh"
 
 struct Plain {
-    enum { TILE = 64, DEPTH = 16, THREADS = 128, PITCH = TILE + 4, PART_M = 8, PART_N = 4 };
+    enum { TILE = 64, DEPTH = 16, THREADS = 128, PITCH = TILE + 4, PART_M = 8, PART_N = 4, STEP = 0 };
 
-    /// Row of both operands that this thread fetches, and its first k within DEPTH.
+    /// The one row of both operands that this thread fetches, and its chunk of 8 along DEPTH.
     static __forceinline__ u32 row() { return threadIdx.x % TILE; }
-    static __forceinline__ u32 depth() { return threadIdx.x / TILE * 8; }
+    static __forceinline__ u32 chunk() { return threadIdx.x / TILE; }
 
     /// Where this thread's part of the tile starts.
     static __forceinline__ u32 part_m() { return threadIdx.x / 16 * PART_M; }
@@ -56,8 +56,8 @@ __forceinline__ void multiply_plain(float (&sums)[Plain::PART_M][Plain::PART_N],
     auto put_down = [&](u32 stage) {
 #pragma unroll
         for (int e = 0; e < 8; e++) {
-            shared.operand[stage][0][Plain::depth() + e][Plain::row()] = next_a[e];
-            shared.operand[stage][1][Plain::depth() + e][Plain::row()] = next_b[e];
+            shared.operand[stage][0][8 * Plain::chunk() + e][Plain::row()] = next_a[e];
+            shared.operand[stage][1][8 * Plain::chunk() + e][Plain::row()] = next_b[e];
         }
     };
     bring();

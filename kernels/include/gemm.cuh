@@ -34,16 +34,18 @@ template <int BLOCK_M_, int BLOCK_N_, int DOWN_M_, int GRID_N_, int RING_, bool 
 
 /// Sums of one lane: piece (i, j) is rows 16 i, columns 8 j of its warp's part, as mma lays it out.
 template <class P> struct Sums {
-    float at[P::PIECES_M][P::PIECES_N][4];
+    enum { PIECES = P::PIECES_M * P::PIECES_N };
+    float at[PIECES][4];
 
     __forceinline__ Sums() {
 #pragma unroll
-        for (int i = 0; i < P::PIECES_M; i++)
+        for (int i = 0; i < PIECES; i++)
 #pragma unroll
-            for (int j = 0; j < P::PIECES_N; j++)
-#pragma unroll
-                for (int e = 0; e < 4; e++) at[i][j][e] = 0.0f;
+            for (int e = 0; e < 4; e++) at[i][e] = 0.0f;
     }
+
+    __forceinline__ float (&piece(int i, int j))[4] { return at[i * P::PIECES_N + j]; }
+    __forceinline__ const float (&piece(int i, int j) const)[4] { return at[i * P::PIECES_N + j]; }
 };
 
 /// Multiplies what is in one stage.
@@ -69,7 +71,7 @@ template <class P, typename V> __forceinline__ void multiply_stage(Sums<P> &sums
 #pragma unroll
         for (int i = 0; i < P::PIECES_M; i++)
 #pragma unroll
-            for (int j = 0; j < P::PIECES_N; j++) mma<V>(sums.at[i][j], a[i], b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]);
+            for (int j = 0; j < P::PIECES_N; j++) mma<V>(sums.piece(i, j), a[i], b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]);
     }
 }
 
@@ -125,7 +127,7 @@ template <class P, bool Gated, class PUT> __forceinline__ void each_chunk(const 
                 for (int half = 0; half < 2; half++) {
                     u32 row = 16 * i + 8 * half + lane / 4;
                     float2 *at = reinterpret_cast<float2 *>(&staged[permuted(row, 2 * j + lane % 4 / 2)]) + lane % 2;
-                    *at = make_float2(sums.at[pass + i][j][2 * half], sums.at[pass + i][j][2 * half + 1]);
+                    *at = make_float2(sums.piece(pass + i, j)[2 * half], sums.piece(pass + i, j)[2 * half + 1]);
                 }
         __syncwarp();
 #pragma unroll 1

@@ -26,11 +26,6 @@ template <int N> inline void cp_async_wait() {
     asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
 }
 
-/// Stores 16 bytes at once, where the compiler would make four stores of neighbours of others.
-inline void store_16(float* global, float a, float b, float c, float d) {
-    asm volatile("st.global.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(global)), "f"(a), "f"(b), "f"(c), "f"(d) : "memory");
-}
-
 // ---- 8x8 matrices of 16-bit elements ----
 
 /// Four 8x8 matrices; lane l gives the address of row l%8 of matrix l/8, and gets elements 2(l%4), 2(l%4)+1 of row l/4 of each.

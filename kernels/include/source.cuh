@@ -35,18 +35,23 @@ template <typename V, int COUNT> struct RowSource {
     __forceinline__ void advance(u32 step) { k += step; }
 };
 
+/// A second matrix beside a first one, and the columns of both.
+template <typename V> struct Beside {
+    const V *at;
+    u32 first, second;
+};
+
 /// Rows of two matrices side by side, both contiguous along k: what the second one holds starts at k = first.
 template <typename V, int COUNT> struct BesideSource {
     typedef V Value;
     enum { ACROSS = 0 };
-    const V *x, *beside;
-    u32 first, second; // columns
+    const V *x;
+    const Beside<V> beside;
     u32 row[COUNT];
     u32 k, k_end;
 
     template <class ROW>
-    __forceinline__ BesideSource(const V *x, u32 first, const V *beside, u32 second, u32 k, u32 k_end, ROW row_of)
-        : x(x), beside(beside), first(first), second(second), k(k), k_end(k_end) {
+    __forceinline__ BesideSource(const V *x, const Beside<V> &beside, u32 k, u32 k_end, ROW row_of) : x(x), beside(beside), k(k), k_end(k_end) {
 #pragma unroll
         for (int i = 0; i < COUNT; i++) row[i] = row_of(i);
     }
@@ -57,7 +62,7 @@ template <typename V, int COUNT> struct BesideSource {
     __forceinline__ Chunk<V> value(int i, u32 e) const {
         u32 at = k + e;
         if (at >= k_end) return {x, false};
-        return {at < first ? x + row[i] * first + at : beside + row[i] * second + (at - first), true};
+        return {at < beside.first ? x + row[i] * beside.first + at : beside.at + row[i] * beside.second + (at - beside.first), true};
     }
 
     __forceinline__ void advance(u32 step) { k += step; }

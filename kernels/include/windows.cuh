@@ -1,15 +1,7 @@
 // The windows of a convolution as rows of a matrix that is never stored: row (image, oy, ox), k = (ky, kx, channel).
 #pragma once
+#include "params.cuh"
 #include "source.cuh"
-
-/// What a convolution reads. `resized` is the size after the nearest-neighbour resize, `height` and `width` are those of memory.
-struct Geometry {
-    u32 height, width, channels;
-    u32 resized_height, resized_width;
-    u32 kernel_width, stride;
-    i32 top, left;
-    u32 out_height, out_width;
-};
 
 /// How a tap finds its pixel. RESIZE_BACK: the other way round, from pixels of the input to those of the output whose windows hold them.
 enum Resize { RESIZE_NONE, RESIZE_DOUBLE, RESIZE_ANY, RESIZE_BACK };

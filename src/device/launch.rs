@@ -1,6 +1,6 @@
 //! What an operation is lowered to: CUDA launches as pure data. Nothing here needs a driver.
 
-use super::params::{Params, ParamsLayout};
+use super::params::{Params, ParamsLayout, Slot};
 use super::target::ProductTiles;
 use crate::DType;
 use std::fmt;
@@ -46,6 +46,7 @@ pub const HEADERS: &[(&str, &str)] = headers![
     "group_norm.cuh",
     "head_rows.cuh",
     "philox.cuh",
+    "product.cuh",
     "ptx.cuh",
     "reduce.cuh",
     "rows.cuh",
@@ -166,6 +167,13 @@ impl Lowered {
     /// Launches with the bytes of workspace that they share.
     pub fn new(launches: Vec<Launch>, scratch: u64) -> Self {
         Self { launches, scratch, product: None }
+    }
+
+    /// Bytes of counters that the launches need, see [`Slot::Counters`]; all of them can have the same ones.
+    pub fn counters(&self) -> u64 {
+        let slots = self.launches.iter().flat_map(|launch| &launch.params.pointers);
+        let bytes = slots.map(|(_, slot)| if let Slot::Counters(count) = slot { 4 * u64::from(*count) } else { 0 });
+        bytes.max().unwrap_or(0)
     }
 }
 

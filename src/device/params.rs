@@ -17,14 +17,16 @@ pub enum Slot {
     InAt(usize, u64),
     /// An output, this many bytes from its start; see [`Slot::at`].
     OutAt(usize, u64),
+    /// So many counters of 32 bits, which are zero before every launch, and which every launch leaves at zero.
+    Counters(u32),
 }
 
 impl Slot {
-    /// The same `bytes` further on.
+    /// The same `bytes` further on. Null and counters have no further on.
     #[must_use]
     pub fn at(self, bytes: u64) -> Self {
         match self {
-            Self::Null => Self::Null,
+            Self::Null | Self::Counters(_) => self,
             Self::In(index) => Self::InAt(index, bytes),
             Self::Out(index) => Self::OutAt(index, bytes),
             Self::Scratch(start) => Self::Scratch(start + bytes),
@@ -65,22 +67,26 @@ pub enum FieldKind {
     Addresses(usize),
     /// An array of unsigned numbers of 32 bits.
     U32s(usize),
+    /// Another parameter struct, which the kernel file names before this one.
+    Struct(&'static ParamsLayout),
 }
 
 impl FieldKind {
-    /// Alignment in bytes, which is the size of one element too.
-    pub const fn align(self) -> usize {
+    /// Alignment in bytes, which is the size of one element too where there are elements.
+    pub fn align(self) -> usize {
         match self {
             Self::Address | Self::Addresses(_) | Self::U64 => 8,
             Self::U32 | Self::U32s(_) | Self::I32 | Self::F32 => 4,
+            Self::Struct(layout) => layout.align(),
         }
     }
 
     /// Size in bytes.
-    pub const fn size(self) -> usize {
-        match self.count() {
-            Some(count) => count * self.align(),
-            None => self.align(),
+    pub fn size(self) -> usize {
+        match (self, self.count()) {
+            (Self::Struct(layout), _) => layout.size(),
+            (_, Some(count)) => count * self.align(),
+            (_, None) => self.align(),
         }
     }
 
@@ -99,6 +105,7 @@ impl FieldKind {
             Self::I32 => "int",
             Self::U64 => "unsigned long long",
             Self::F32 => "float",
+            Self::Struct(layout) => layout.name,
         }
     }
 }
@@ -127,8 +134,12 @@ impl ParamsLayout {
     /// Size in bytes, with the padding at the end.
     pub fn size(&self) -> usize {
         let end = self.fields.iter().fold(0, |end: usize, (_, kind)| end.next_multiple_of(kind.align()) + kind.size());
-        let align = self.fields.iter().map(|(_, kind)| kind.align()).max().unwrap_or(1);
-        end.next_multiple_of(align)
+        end.next_multiple_of(self.align())
+    }
+
+    /// Alignment in bytes.
+    pub fn align(&self) -> usize {
+        self.fields.iter().map(|(_, kind)| kind.align()).max().unwrap_or(1)
     }
 
     /// The C declaration, with an assertion that the compiler gives it the same size. NVRTC has no `offsetof`; but where sizes and
@@ -155,6 +166,10 @@ impl ParamsLayout {
                     params.pointers.extend(slots.iter().enumerate().map(|(i, slot)| (offset + 8 * i, *slot)))
                 }
                 FieldValue::U32s(ref values) => put(&values.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>()),
+                FieldValue::Struct(ref inner) => {
+                    put(&inner.bytes);
+                    params.pointers.extend(inner.pointers.iter().map(|&(within, slot)| (offset + within, slot)));
+                }
                 FieldValue::U32(x) => put(&x.to_le_bytes()),
                 FieldValue::I32(x) => put(&x.to_le_bytes()),
                 FieldValue::U64(x) => put(&x.to_le_bytes()),
@@ -182,6 +197,8 @@ pub enum FieldValue {
     Addresses(Vec<Slot>),
     /// As many numbers as the array has.
     U32s(Vec<u32>),
+    /// A packed parameter struct.
+    Struct(Params),
 }
 
 /// Declares the parameter struct of a kernel for both sides:
@@ -193,8 +210,8 @@ pub enum FieldValue {
 /// }
 /// ```
 ///
-/// makes the Rust struct (`ptr` is a [`Slot`]; u32, i32, u64 and f32 are themselves, `[ptr; 4]` and `[u32; 4]` arrays), `CastParams::LAYOUT` for the kernel file, and
-/// `.pack()`. In the kernel a `ptr` can be assigned to a pointer of any type, and is false when null.
+/// makes the Rust struct (`ptr` is a [`Slot`]; u32, i32, u64 and f32 are themselves, `[ptr; 4]` and `[u32; 4]` arrays, `{OtherParams}` another
+/// one of these structs), `CastParams::LAYOUT` for the kernel file, and `.pack()`. In the kernel a `ptr` can be assigned to a pointer of any type, and is false when null.
 #[allow(unused_macros)] // until the first kernel is written
 macro_rules! kernel_params {
     ($(#[$doc:meta])* $vis:vis struct $name:ident { $($field:ident : $kind:tt),* $(,)? }) => {
@@ -220,6 +237,9 @@ macro_rules! kernel_params {
     (@kind [u32; $n:tt]) => { $crate::device::FieldKind::U32s($n) };
     (@value [ptr; $n:tt], $value:expr) => { $crate::device::FieldValue::Addresses($value.to_vec()) };
     (@value [u32; $n:tt], $value:expr) => { $crate::device::FieldValue::U32s($value.to_vec()) };
+    (@type { $inner:ident }) => { $inner };
+    (@kind { $inner:ident }) => { $crate::device::FieldKind::Struct(&$inner::LAYOUT) };
+    (@value { $inner:ident }, $value:expr) => { $crate::device::FieldValue::Struct($value.pack()) };
     (@type ptr) => { $crate::device::Slot };
     (@type $kind:ty) => { $kind };
     (@kind ptr) => { $crate::device::FieldKind::Address };
@@ -279,6 +299,18 @@ mod tests {
         assert_eq!(params.pointers, [(8, Slot::In(0)), (16, Slot::In(3))]);
         assert_eq!((params.bytes[24], params.bytes[28], params.bytes[32]), (5, 6, 7));
         assert!(Arrays::LAYOUT.c_declaration().contains("    Address x[2];\n    unsigned int widths[3];\n"));
+    }
+
+    #[test]
+    fn structs_lie_within_structs() {
+        kernel_params! { struct Inner { count: u32, x: ptr, last: u32 } }
+        kernel_params! { struct Outer { rows: u32, inner: {Inner}, eps: f32 } }
+        assert_eq!((Outer::LAYOUT.offsets(), Inner::LAYOUT.size()), (vec![0, 8, 32], 24));
+        assert_eq!(Outer::LAYOUT.size(), 40);
+        let params = Outer { rows: 1, inner: Inner { count: 2, x: Slot::Counters(5), last: 3 }, eps: 0.5 }.pack();
+        assert_eq!(params.pointers, [(16, Slot::Counters(5))]);
+        assert_eq!((params.bytes[0], params.bytes[8], params.bytes[24], params.bytes.len()), (1, 2, 3, 40));
+        assert!(Outer::LAYOUT.c_declaration().contains("    Inner inner;\n"));
     }
 
     #[test]

@@ -25,7 +25,8 @@ impl CudaProgram {
     pub(super) fn new(graph: &Graph, plan: &Plan, params: Params, cuda: &Cuda) -> Result<Self> {
         let lowered = graph.nodes().iter().map(|node| lower_node(graph, node, cuda.target())).collect::<Result<Vec<_>>>()?;
         let scratch = lowered.iter().map(|l| l.scratch as usize).max().unwrap_or(0);
-        let memory = DeviceBuffers::new(graph, plan, params, scratch, cuda)?;
+        let counters = lowered.iter().map(|l| l.counters() as usize).max().unwrap_or(0);
+        let memory = DeviceBuffers::new(graph, plan, params, [scratch, counters], cuda)?;
         let (mut launches, mut steps) = (Vec::new(), Vec::new());
         for (i, (node, lowered)) in graph.nodes().iter().zip(lowered).enumerate() {
             let start = launches.len();
@@ -106,18 +107,22 @@ struct DeviceBuffers {
     /// Temporaries, then the scratch memory that all nodes share one after the other.
     arena: DeviceMemory,
     scratch: usize,
+    /// Zero between launches. What ends a launch before its counters are zero again ends the context with all its memory.
+    counters: Option<DeviceMemory>,
 }
 
 impl DeviceBuffers {
-    fn new(graph: &Graph, plan: &Plan, params: Params, scratch: usize, cuda: &Cuda) -> Result<Self> {
+    fn new(graph: &Graph, plan: &Plan, params: Params, [scratch, counters]: [usize; 2], cuda: &Cuda) -> Result<Self> {
         let start = plan.arena_bytes().next_multiple_of(ALIGNMENT);
         let arena = cuda.allocate(start + scratch, "the arena")?;
         let mut buffers = HashMap::new();
         for value in plan.buffers() {
             buffers.insert(value, cuda.allocate(graph.ty(value).bytes(), "an input or output")?);
         }
+        let counters = (counters > 0).then(|| cuda.allocate(counters, "counters")).transpose()?;
+        counters.iter().try_for_each(|memory| memory.fill(0))?;
         let outputs = graph.outputs().iter().map(|&(_, v)| (v, plan.place(v))).collect();
-        Ok(Self { params, outputs, buffers, arena, scratch: start })
+        Ok(Self { params, outputs, buffers, arena, scratch: start, counters })
     }
 
     /// The parameter bytes of a launch with all addresses in them.
@@ -146,6 +151,7 @@ impl DeviceBuffers {
             Slot::InAt(i, within) => of(input(i), within),
             Slot::Out(i) => of(output(i), 0),
             Slot::OutAt(i, within) => of(output(i), within),
+            Slot::Counters(count) => self.counters.as_ref().and_then(|memory| memory.address(0, 4 * count as usize)),
             Slot::Scratch(within) => self.arena.address(self.scratch + within as usize, 0),
         };
         found.ok_or_else(|| lost(node))

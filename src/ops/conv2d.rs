@@ -2,12 +2,12 @@
 
 use super::host::{Weights, unsupported};
 use super::lowering::{activation, count};
-use super::products::{Entries, Product};
+use super::products::{Entries, Product, ProductParams};
 use super::{Conv2dGrad, Activation, Case, Cost, HostArray, HostIo, Ins, Op, each_dtype, normal, vector};
 use crate::device::cpu::gather::Widens;
 use crate::device::cpu::simd::Elem;
 use crate::device::cpu::{Epilogue, PackSpec, Source, Windows, gemm};
-use crate::device::{KernelFile, Lowered, Slot, Target, kernel_file, kernel_params};
+use crate::device::{KernelFile, KernelKey, Lowered, Slot, Target, kernel_file, kernel_params};
 use crate::graph::{Builder, GradCx, Grads};
 use crate::{DType, Result, Shape, Ty};
 use half::bf16;
@@ -134,7 +134,7 @@ impl Op for Conv2d {
         let aligned = channels.is_multiple_of(8) && x.shape[3].is_multiple_of(8);
         let product = Product { rows, rows_per_image, columns, depth, gated: false, aligned, across: false, types: [x.dtype, w.dtype] };
         let cut = product.cut(target, &ENTRIES)?;
-        let ([tiles_n, splits, split_depth], (act, negative)) = (cut.numbers(), activation(self.act));
+        let (act, negative) = activation(self.act);
         let params = Conv2dParams {
             x: Slot::In(0),
             weight: Slot::In(1),
@@ -143,32 +143,14 @@ impl Op for Conv2d {
             residual: Slot::optional(ins, 4),
             slope: Slot::optional(ins, 5),
             y: Slot::Out(0),
-            partial: cut.partial(),
             beside: Slot::optional(ins, BESIDE),
-            rows: count(rows)?,
-            depth: count(depth)?,
-            columns: count(columns)?,
-            split_depth,
-            splits,
-            tiles_n,
-            height: extent::<Self>(x.shape[1])?,
-            width: extent::<Self>(x.shape[2])?,
-            channels: count(channels)?,
-            first: count(x.shape[3])?,
-            resized_height: extent::<Self>(self.input_size(x)[0])?,
-            resized_width: extent::<Self>(self.input_size(x)[1])?,
-            kernel_width: count(w.shape[2])?,
-            stride: extent::<Self>(self.stride)?,
-            top: extent::<Self>(self.padding[0])? as i32,
-            left: extent::<Self>(self.padding[1])? as i32,
-            out_height: extent::<Self>(out_height)?,
-            out_width: extent::<Self>(out_width)?,
+            product: cut.params()?,
+            geometry: Geometry::of(self, x, self.input_size(x), w, &outs[0])?,
             negative,
         };
         let (of_parts, resize) = (channels > x.shape[3], resize_mode(self, x));
-        cut.lower(&product, &ENTRIES, params.pack(), |key| key.define("ACTIVATION", act), |key| {
-            if of_parts { key.define("PARTS", 2) } else { key.define("RESIZE", resize) }
-        })
+        let source = |key: KernelKey| if of_parts { key.define("PARTS", 2) } else { key.define("RESIZE", resize) };
+        cut.lower(&ENTRIES, params.pack(), |key| source(key.define("ACTIVATION", act)))
     }
 
     fn backward(&self, g: &mut Builder<'_>, cx: &GradCx<'_>) -> Result<Grads> {
@@ -210,15 +192,41 @@ impl Conv2d {
 }
 
 kernel_params! {
-    /// Of all entries of `conv2d`.
-    struct Conv2dParams {
-        x: ptr, weight: ptr, bias: ptr, row_bias: ptr, residual: ptr, slope: ptr, y: ptr, partial: ptr, beside: ptr,
-        rows: u32, depth: u32, columns: u32, split_depth: u32, splits: u32, tiles_n: u32,
-        height: u32, width: u32, channels: u32, first: u32, resized_height: u32, resized_width: u32, kernel_width: u32, stride: u32,
-        top: i32, left: i32, out_height: u32, out_width: u32, negative: f32,
+    /// What the windows of a convolution read, and for which outputs (`kernels/include/windows.cuh`).
+    pub(super) struct Geometry {
+        height: u32, width: u32, channels: u32, resized_height: u32, resized_width: u32, kernel_width: u32, stride: u32,
+        top: i32, left: i32, out_height: u32, out_width: u32,
     }
 }
-static FILE: KernelFile = kernel_file!("conv2d", [Conv2dParams]);
+kernel_params! {
+    /// Of both entries of `conv2d`.
+    struct Conv2dParams {
+        x: ptr, beside: ptr, weight: ptr, bias: ptr, row_bias: ptr, residual: ptr, slope: ptr, y: ptr,
+        product: {ProductParams}, geometry: {Geometry}, negative: f32,
+    }
+}
+static FILE: KernelFile = kernel_file!("conv2d", [ProductParams, Geometry, Conv2dParams]);
+
+impl Geometry {
+    /// Windows of `conv` with a weight `w` over an image `from`, seen at the size `resized`, for the pixels of `over`.
+    pub(super) fn of(conv: &Conv2d, from: &Ty, resized: [usize; 2], w: &Ty, over: &Ty) -> Result<Self> {
+        let side = |n: usize| extent::<Conv2d>(n);
+        Ok(Self {
+            height: side(from.shape[1])?,
+            width: side(from.shape[2])?,
+            channels: count(from.shape[3])?,
+            resized_height: side(resized[0])?,
+            resized_width: side(resized[1])?,
+            kernel_width: count(w.shape[2])?,
+            stride: side(conv.stride)?,
+            top: side(conv.padding[0])? as i32,
+            left: side(conv.padding[1])? as i32,
+            out_height: side(over.shape[1])?,
+            out_width: side(over.shape[2])?,
+        })
+    }
+}
+
 /// A height, width, step or padding, of which kernels hold 16 bits with their sign.
 pub(super) fn extent<O: Op>(n: usize) -> Result<u32> {
     let fits = u32::try_from(n).ok().filter(|&n| n <= 16_000);
@@ -238,7 +246,7 @@ pub(super) fn resize_mode(conv: &Conv2d, x: &Ty) -> &'static str {
 /// The input that holds the second part of x.
 pub(super) const BESIDE: usize = 6;
 
-const ENTRIES: Entries = Entries { file: &FILE, tensor: "conv2d_tensor", plain: "conv2d_plain", reduce: "conv2d_reduce" };
+const ENTRIES: Entries = Entries { file: &FILE, tensor: "conv2d_tensor", plain: "conv2d_plain" };
 
 impl Conv2d {
     fn spec(&self, w: &Ty) -> PackSpec {
@@ -307,6 +315,7 @@ fn windows(t: DType) -> Vec<Case> {
         Conv2d::same(1).case("3x3", t, [2, 7, 9, 18], [20, 3, 3, 18]),
         Conv2d::same(1).case("3x3, several slices", t, [1, 4, 5, 130], [33, 3, 3, 130]),
         Conv2d::same(1).case("3x3, several blocks of rows", t, [2, 15, 17, 5], [8, 3, 3, 5]),
+        Conv2d::same(1).case("3x3, many pixels of few channels", t, [1, 32, 45, 8], [8, 3, 3, 8]),
         Conv2d::same(1).case("pixels", t, [1, 9, 8, 3], [35, 3, 3, 3]),
         Conv2d::same(1).case("latents", t, [2, 5, 6, 4], [40, 3, 3, 4]),
         Conv2d::same(0).case("1x1", t, [2, 5, 6, 33], [17, 1, 1, 33]),

@@ -1,8 +1,8 @@
 //! Matrix product with a weight, and everything that usually follows it.
 
 use super::host::{Weights, unsupported};
-use super::lowering::{activation, count};
-use super::products::{Entries, Product, rows_per_image};
+use super::lowering::activation;
+use super::products::{Entries, Product, ProductParams, rows_per_image};
 use super::{Activation, Case, Cost, HostArray, HostIo, Ins, LinearGrad, Op, each_dtype, normal, vector};
 use crate::device::cpu::gather::Widens;
 use crate::device::cpu::simd::Elem;
@@ -113,24 +113,18 @@ impl Op for Linear {
             types: [x.dtype, w.dtype],
         };
         let cut = product.cut(target, &ENTRIES)?;
-        let ([tiles_n, splits, split_depth], (act, negative)) = (cut.numbers(), activation(self.act));
+        let (act, negative) = activation(self.act);
         let params = LinearParams {
             x: Slot::In(0),
             weight: Slot::In(1),
             bias: Slot::optional(ins, 2),
             residual: Slot::optional(ins, 3),
             y: Slot::Out(0),
-            partial: cut.partial(),
-            rows: count(rows)?,
-            depth: count(depth)?,
-            columns: count(columns)?,
-            split_depth,
-            splits,
-            tiles_n,
+            product: cut.params()?,
             negative,
         };
         let gated = u8::from(self.gated);
-        cut.lower(&product, &ENTRIES, params.pack(), |key| key.define("ACTIVATION", act).define("GATED", gated), |key| key)
+        cut.lower(&ENTRIES, params.pack(), |key| key.define("ACTIVATION", act).define("GATED", gated))
     }
 
     fn backward(&self, g: &mut Builder<'_>, cx: &GradCx<'_>) -> Result<Grads> {
@@ -155,14 +149,11 @@ impl Op for Linear {
 }
 
 kernel_params! {
-    /// Of all entries of `linear`.
-    struct LinearParams {
-        x: ptr, weight: ptr, bias: ptr, residual: ptr, y: ptr, partial: ptr,
-        rows: u32, depth: u32, columns: u32, split_depth: u32, splits: u32, tiles_n: u32, negative: f32,
-    }
+    /// Of both entries of `linear`.
+    struct LinearParams { x: ptr, weight: ptr, bias: ptr, residual: ptr, y: ptr, product: {ProductParams}, negative: f32 }
 }
-static FILE: KernelFile = kernel_file!("linear", [LinearParams]);
-const ENTRIES: Entries = Entries { file: &FILE, tensor: "linear_tensor", plain: "linear_plain", reduce: "linear_reduce" };
+static FILE: KernelFile = kernel_file!("linear", [ProductParams, LinearParams]);
+const ENTRIES: Entries = Entries { file: &FILE, tensor: "linear_tensor", plain: "linear_plain" };
 
 impl Linear {
     fn spec(&self, w: &Ty) -> PackSpec {
@@ -198,6 +189,7 @@ fn sizes(t: DType) -> Vec<Case> {
         case("several blocks of rows", 401, 18, 40),
         case("several blocks of columns", 5, 18, 1100),
         case("rows of a small image", 154, 64, 96),
+        case("many rows, few features", 1500, 24, 16),
     ]
 }
 
@@ -211,6 +203,7 @@ fn epilogues(t: DType) -> Vec<Case> {
     let all = |w: usize, bias| vec![normal(t, [17, 30]), normal(t, [w, 30]), bias, normal(t, [17, 37])];
     cases.push(Case::new("bias and residual", Linear::plain(), all(37, vector(37))));
     cases.push(Case::new("activation before the residual", Linear::with(Gelu), all(37, None)));
+    cases.push(Case::new("activation, two slices", Linear::with(Silu), vec![normal(t, [13, 1100]), normal(t, [24, 1100]), vector(24)]));
     cases.push(Case::new("gated with residual", Linear::geglu(), all(74, vector(74))));
     cases.push(Case::new("gated without bias", Linear::geglu(), vec![normal(t, [3, 4, 6]), normal(t, [2, 6])]));
     cases.push(Case::new("gated, two slices", Linear::geglu(), vec![normal(t, [13, 1100]), normal(t, [96, 1100]), vector(96)]));

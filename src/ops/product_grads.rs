@@ -1,23 +1,19 @@
 //! Launches of the gradients of linear layers, convolutions and attention.
 
 use super::attention::{Span, row_bytes};
-use super::conv2d::{extent, resize_mode};
+use super::conv2d::{Geometry, extent, resize_mode};
 use super::lowering::{activation, count};
-use super::products::{Entries, Product, rows_per_image};
+use super::products::{Entries, Product, ProductParams, rows_per_image};
 use super::{Activation, Attention, Conv2d, Conv2dGrad, LinearGrad, op_error};
 use crate::device::{KernelFile, KernelKey, Launch, Lowered, Slot, Target, kernel_file, kernel_params, kernel_type};
 use crate::{DType, Result, Ty};
 
 kernel_params! {
-    /// Of all entries of `linear_grad`.
-    struct LinearGradParams {
-        a: ptr, b: ptr, bias: ptr, dy: ptr, out: ptr, partial: ptr,
-        rows: u32, depth: u32, columns: u32, split_depth: u32, splits: u32, tiles_n: u32, negative: f32,
-    }
+    /// Of both entries of `linear_grad`.
+    struct LinearGradParams { a: ptr, b: ptr, bias: ptr, dy: ptr, out: ptr, product: {ProductParams}, negative: f32 }
 }
-static LINEAR: KernelFile = kernel_file!("linear_grad", [LinearGradParams]);
-const LINEAR_ENTRIES: Entries =
-    Entries { file: &LINEAR, tensor: "linear_grad_tensor", plain: "linear_grad_plain", reduce: "linear_grad_reduce" };
+static LINEAR: KernelFile = kernel_file!("linear_grad", [ProductParams, LinearGradParams]);
+const LINEAR_ENTRIES: Entries = Entries { file: &LINEAR, tensor: "linear_grad_tensor", plain: "linear_grad_plain" };
 
 /// Launches of one gradient of a linear layer.
 pub(super) fn linear(op: &LinearGrad, ins: &[Option<Ty>], outs: &[Ty], target: &Target) -> Result<Lowered> {
@@ -40,39 +36,27 @@ pub(super) fn linear(op: &LinearGrad, ins: &[Option<Ty>], outs: &[Ty], target: &
         types: [a.dtype, b.dtype],
     };
     let cut = product.cut(target, &LINEAR_ENTRIES)?;
-    let ([tiles_n, splits, split_depth], (act, negative)) = (cut.numbers(), activation(act));
+    let (act, negative) = activation(act);
     let params = LinearGradParams {
         a: Slot::In(0),
         b: Slot::In(1),
         bias: Slot::optional(ins, 2),
         dy: Slot::optional(ins, 3),
         out: Slot::Out(0),
-        partial: cut.partial(),
-        rows: count(rows)?,
-        depth: count(depth)?,
-        columns: count(columns)?,
-        split_depth,
-        splits,
-        tiles_n,
+        product: cut.params()?,
         negative,
     };
     let (out, gated) = (kernel_type(outs[0].dtype), u8::from(gated));
-    let common = |key: KernelKey| key.define("PART", part).define("OUT", out).define("ACTIVATION", act).define("GATED", gated);
-    cut.lower(&product, &LINEAR_ENTRIES, params.pack(), common, |key| key)
+    let special = |key: KernelKey| key.define("PART", part).define("OUT", out).define("ACTIVATION", act).define("GATED", gated);
+    cut.lower(&LINEAR_ENTRIES, params.pack(), special)
 }
 
 kernel_params! {
-    /// Of all entries of `conv2d_grad`. `height`, `width` and `channels` are those of what is gathered: dz for the input, x for the weight.
-    struct Conv2dGradParams {
-        dz: ptr, other: ptr, out: ptr, partial: ptr,
-        rows: u32, depth: u32, columns: u32, split_depth: u32, splits: u32, tiles_n: u32,
-        height: u32, width: u32, channels: u32, resized_height: u32, resized_width: u32, kernel_width: u32, stride: u32,
-        top: i32, left: i32, out_height: u32, out_width: u32,
-    }
+    /// Of both entries of `conv2d_grad`. The geometry is that of what is gathered: dz for the input, x for the weight.
+    struct Conv2dGradParams { dz: ptr, other: ptr, out: ptr, product: {ProductParams}, geometry: {Geometry} }
 }
-static CONV2D: KernelFile = kernel_file!("conv2d_grad", [Conv2dGradParams]);
-const CONV2D_ENTRIES: Entries =
-    Entries { file: &CONV2D, tensor: "conv2d_grad_tensor", plain: "conv2d_grad_plain", reduce: "conv2d_grad_reduce" };
+static CONV2D: KernelFile = kernel_file!("conv2d_grad", [ProductParams, Geometry, Conv2dGradParams]);
+const CONV2D_ENTRIES: Entries = Entries { file: &CONV2D, tensor: "conv2d_grad_tensor", plain: "conv2d_grad_plain" };
 
 /// Launches of one gradient of a convolution.
 pub(super) fn conv2d(op: &Conv2dGrad, ins: &[Option<Ty>], outs: &[Ty], target: &Target) -> Result<Lowered> {
@@ -97,38 +81,20 @@ pub(super) fn conv2d(op: &Conv2dGrad, ins: &[Option<Ty>], outs: &[Ty], target: &
         types: [dz.dtype, other.dtype],
     };
     let cut = product.cut(target, &CONV2D_ENTRIES)?;
-    let [tiles_n, splits, split_depth] = cut.numbers();
     // what is gathered, and over whose pixels
     let (from, over) = if of_input { (dz, &x) } else { (&x, dz) };
     let resized = if of_input { [from.shape[1], from.shape[2]] } else { conv.input_size(&x) };
-    let side = |n: usize| extent::<Conv2dGrad>(n);
     let params = Conv2dGradParams {
         dz: Slot::In(0),
         other: Slot::In(1),
         out: Slot::Out(0),
-        partial: cut.partial(),
-        rows: count(rows)?,
-        depth: count(depth)?,
-        columns: count(columns)?,
-        split_depth,
-        splits,
-        tiles_n,
-        height: side(from.shape[1])?,
-        width: side(from.shape[2])?,
-        channels: count(from.shape[3])?,
-        resized_height: side(resized[0])?,
-        resized_width: side(resized[1])?,
-        kernel_width: count(w.shape[2])?,
-        stride: side(conv.stride)?,
-        top: side(conv.padding[0])? as i32,
-        left: side(conv.padding[1])? as i32,
-        out_height: side(over.shape[1])?,
-        out_width: side(over.shape[2])?,
+        product: cut.params()?,
+        geometry: Geometry::of(conv, from, resized, &w, over)?,
     };
     let (part, out) = (if of_input { "INPUT" } else { "WEIGHT" }, kernel_type(outs[0].dtype));
     let resize = if of_input { "RESIZE_NONE" } else { resize_mode(conv, &x) };
-    let common = |key: KernelKey| key.define("PART", part).define("OUT", out);
-    cut.lower(&product, &CONV2D_ENTRIES, params.pack(), common, |key| key.define("RESIZE", resize))
+    let special = |key: KernelKey| key.define("PART", part).define("OUT", out).define("RESIZE", resize);
+    cut.lower(&CONV2D_ENTRIES, params.pack(), special)
 }
 
 kernel_params! {

@@ -5,7 +5,7 @@
 //! the batch or from measured times, so that an image gives the same bits in any batch and on any device of its kind.
 
 use super::lowering::count;
-use crate::device::{Arch, KernelFile, KernelKey, Launch, Lowered, Params, ProductTiles, Slot, Target, kernel_type};
+use crate::device::{Arch, KernelFile, KernelKey, Launch, Lowered, Params, ProductTiles, Slot, Target, kernel_params, kernel_type};
 use crate::{DType, Result, Ty};
 
 /// A tile of the tensor-core product: rows and columns of a block, its warps, and stages of 32 of the depth in shared memory.
@@ -35,8 +35,6 @@ const TILES: [Tile; 6] = [
 const PLAIN: [usize; 4] = [64, 64, 16, 128];
 /// Depth of a stage (`gemm.cuh`).
 const DEPTH: usize = 32;
-/// Threads of the reductions.
-const REDUCE: usize = 256;
 /// No part of the depth is shorter than this many steps, nor are there more parts.
 const SHORTEST_PART: usize = 4;
 const MOST_PARTS: usize = 16;
@@ -70,14 +68,22 @@ pub(crate) struct Entries {
     pub(crate) file: &'static KernelFile,
     pub(crate) tensor: &'static str,
     pub(crate) plain: &'static str,
-    pub(crate) reduce: &'static str,
 }
 
-/// What a product's parameter struct needs to know of its cut.
-#[derive(Clone, Debug, PartialEq, Eq)]
+kernel_params! {
+    /// What the kernels of every product are told of it (`kernels/include/product.cuh`). `tiles_n` are tiles side by side.
+    pub(crate) struct ProductParams {
+        partial: ptr, counters: ptr, rows: u32, depth: u32, columns: u32, part_depth: u32, parts: u32, tiles_n: u32,
+    }
+}
+
+/// A product in tiles and parts of the depth.
+#[derive(Clone, Debug)]
 pub(crate) struct Cut {
+    product: Product,
     /// None: the plain product.
     tile: Option<Tile>,
+    /// Tiles along rows and columns.
     blocks: [usize; 2],
     parts: usize,
     part_depth: usize,
@@ -103,7 +109,8 @@ impl Product {
         let tiles = tile.map(|t| ProductTiles { name, chosen: t.shape(), choices });
         let step = tile.map_or(PLAIN[2], |_| DEPTH);
         let part_depth = self.depth.div_ceil(step).div_ceil(parts) * step;
-        Ok(Cut { tile, blocks: self.blocks(tile, self.rows), parts: self.depth.div_ceil(part_depth), part_depth, tiles })
+        let blocks = self.blocks(tile, self.rows);
+        Ok(Cut { product: *self, tile, blocks, parts: self.depth.div_ceil(part_depth), part_depth, tiles })
     }
 
     /// All that the choice of a tile follows from, in words.
@@ -136,55 +143,47 @@ impl Product {
         let [m, n] = tile.map_or([PLAIN[0], PLAIN[1]], |t| [t.rows, t.columns]);
         [rows.div_ceil(m), self.columns.div_ceil(if self.gated { n / 2 } else { n })]
     }
-
-    /// Columns of partial sums.
-    fn partial_columns(&self) -> usize {
-        self.columns.next_multiple_of(16) * if self.gated { 2 } else { 1 }
-    }
 }
 
 impl Cut {
-    /// `tiles_n`, `splits` and `split_depth` of the parameter struct.
-    pub(crate) fn numbers(&self) -> [u32; 3] {
-        [self.blocks[1] as u32, self.parts as u32, self.part_depth as u32]
+    /// What the kernel's parameter struct says of the product.
+    pub(crate) fn params(&self) -> Result<ProductParams> {
+        let split = self.parts > 1;
+        Ok(ProductParams {
+            partial: if split { Slot::Scratch(0) } else { Slot::Null },
+            counters: if split { Slot::Counters(self.tile_count()?) } else { Slot::Null },
+            rows: count(self.product.rows)?,
+            depth: count(self.product.depth)?,
+            columns: count(self.product.columns)?,
+            part_depth: count(self.part_depth)?,
+            parts: count(self.parts)?,
+            tiles_n: count(self.blocks[1])?,
+        })
     }
 
-    /// Where sums of parts of the depth go; null where there is only one.
-    pub(crate) fn partial(&self) -> Slot {
-        if self.parts > 1 { Slot::Scratch(0) } else { Slot::Null }
-    }
-
-    /// The launches. `common` defines what product and reduction share, `special` what only the product needs.
-    pub(crate) fn lower(
-        &self,
-        product: &Product,
-        entries: &Entries,
-        params: Params,
-        common: impl Fn(KernelKey) -> KernelKey,
-        special: impl Fn(KernelKey) -> KernelKey,
-    ) -> Result<Lowered> {
-        let [t, w] = product.types.map(kernel_type);
-        let base = |entry| {
-            let key = KernelKey::new(entries.file, entry).define("T", t).define("WIDE", u8::from(product.columns.is_multiple_of(8)));
-            common(key)
-        };
-        let main = match self.tile {
+    /// The launch. `special` defines what only this operation's kernels know.
+    pub(crate) fn lower(&self, entries: &Entries, params: Params, special: impl FnOnce(KernelKey) -> KernelKey) -> Result<Lowered> {
+        let [t, w] = self.product.types.map(kernel_type);
+        let base = |entry| KernelKey::new(entries.file, entry).define("T", t).define("WIDE", u8::from(self.product.columns.is_multiple_of(8)));
+        let key = match self.tile {
             Some(tile) => tile.define(base(entries.tensor)),
             None => base(entries.plain).define("TX", t).define("TW", w),
         };
-        let main = special(main.define("ALIGNED", u8::from(product.aligned)).define("SPLIT", u8::from(self.parts > 1)));
+        let kernel = special(key.define("ALIGNED", u8::from(self.product.aligned)).define("SPLIT", u8::from(self.parts > 1)));
         let (threads, shared) = self.tile.map_or((PLAIN[3], 0), |t| (t.threads(), t.shared()));
-        let grid = [count(self.blocks[0] * self.blocks[1])?, 1, self.parts as u32];
-        let mut lowered =
-            Lowered::from(Launch { kernel: main, grid, block: [threads as u32, 1, 1], shared: shared as u32, params: params.clone() });
-        if self.parts > 1 {
-            let kernel = base(entries.reduce).define("REDUCE", 1).define("SPLIT", 0);
-            let blocks = count((product.rows * product.columns.div_ceil(8)).div_ceil(REDUCE))?;
-            lowered.launches.push(Launch { kernel, grid: [blocks, 1, 1], block: [REDUCE as u32, 1, 1], shared: 0, params });
-            lowered.scratch = (self.parts * product.rows * product.partial_columns() * 4) as u64;
-        }
-        lowered.product.clone_from(&self.tiles);
-        Ok(lowered)
+        let (grid, block) = ([self.tile_count()?, 1, self.parts as u32], [threads as u32, 1, 1]);
+        let launches = vec![Launch { kernel, grid, block, shared: shared as u32, params }];
+        Ok(Lowered { product: self.tiles.clone(), ..Lowered::new(launches, self.scratch()) })
+    }
+
+    fn tile_count(&self) -> Result<u32> {
+        count(self.blocks[0] * self.blocks[1])
+    }
+
+    /// Bytes of the sums of all parts.
+    fn scratch(&self) -> u64 {
+        let tile = self.tile.map_or(PLAIN[0] * PLAIN[1], |t| t.rows * t.columns);
+        if self.parts > 1 { (4 * self.parts * self.blocks[0] * self.blocks[1] * tile) as u64 } else { 0 }
     }
 }
 
@@ -244,12 +243,10 @@ impl Chip {
         Self { multiprocessors, rate, shared: shared << 10 }
     }
 
-    /// Cycles of a product cut this way, by a count of what binds: tensor cores, shared memory, whole waves of blocks, the reduction.
+    /// Cycles of a product cut this way, by a count of what binds: tensor cores, shared memory, whole waves of blocks, the sum of the parts.
     fn cycles(&self, product: &Product, rows: usize, tile: Option<Tile>, parts: usize) -> usize {
-        /// Filling the stages and storing the sums; a launch; bytes in a cycle to and from the second-level cache.
+        /// Filling the stages and storing the result.
         const ENDS: usize = 1800;
-        const LAUNCH: usize = 3500;
-        const CACHE: usize = 2500;
         let [m, n] = product.blocks(tile, rows);
         let steps = product.depth.div_ceil(DEPTH).div_ceil(parts);
         let step = tile.map_or(64 * 64 * DEPTH / 100, |t| self.step(t));
@@ -257,8 +254,17 @@ impl Chip {
         let each = (m * n * parts).div_ceil(self.multiprocessors);
         // a lone block of few warps cannot hide its own latencies
         let alone = if each * tile.map_or(4, |t| t.threads() / 32) < 8 { 3 } else { 2 };
-        let reduction = if parts > 1 { LAUNCH + (2 * parts + 1) * rows * product.partial_columns() * 4 / CACHE } else { 0 };
-        each * steps * step * alone / 2 + each.div_ceil(resident) * ENDS + reduction
+        each * steps * step * alone / 2 + each.div_ceil(resident) * ENDS + self.sum(tile, each, parts)
+    }
+
+    /// Cycles of leaving the sums of `each` blocks of a multiprocessor in memory, and of the last block of a tile that reads all parts.
+    fn sum(&self, tile: Option<Tile>, each: usize, parts: usize) -> usize {
+        /// A fence, a count, and the first reads: each waits for the second-level cache and back.
+        const WAITS: usize = 2500;
+        /// Bytes in a cycle between one multiprocessor and the second-level cache.
+        const CACHE: usize = 32;
+        let bytes = 4 * tile.map_or(PLAIN[0] * PLAIN[1], |t| t.rows * t.columns);
+        if parts > 1 { WAITS + (each + parts) * bytes / CACHE } else { 0 }
     }
 
     /// Cycles of one stage on a multiprocessor: products on the tensor cores, or 128 bytes of shared memory at a time.
@@ -280,7 +286,7 @@ mod tests {
     use super::*;
 
     static FILE: KernelFile = KernelFile { stem: "linear", text: "", params: &[] };
-    const ENTRIES: Entries = Entries { file: &FILE, tensor: "", plain: "", reduce: "" };
+    const ENTRIES: Entries = Entries { file: &FILE, tensor: "", plain: "" };
 
     fn product(rows: usize, rows_per_image: usize, columns: usize, depth: usize) -> Product {
         Product { rows, rows_per_image, columns, depth, gated: false, aligned: true, across: false, types: [DType::Bf16; 2] }

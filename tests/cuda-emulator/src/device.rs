@@ -53,6 +53,8 @@ pub struct DeviceModel {
     pub tensor_tf32: f64,
     /// Instructions after which a warp counts as hanging. Hardware has no such limit, but a watchdog of time.
     pub watchdog: u64,
+    /// Blocks start in descending order of their index instead of ascending: what depends on the order shows.
+    pub blocks_descend: bool,
     /// Published f32 rate outside of the tensor cores, operations per second.
     pub fp32: f64,
 }
@@ -86,6 +88,7 @@ impl DeviceModel {
             tensor_f16: 312e12,
             tensor_tf32: 156e12,
             watchdog: 1 << 30,
+            blocks_descend: false,
             fp32: 19.5e12,
         }
     }

@@ -1,7 +1,7 @@
 //! Device memory: allocations with gaps between them, a mark for every byte that was ever written, and the memory of what was freed.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::{AcqRel, Acquire, Relaxed}};
 use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::{Fault, FaultKind};
@@ -264,7 +264,8 @@ impl Allocation {
         }
     }
 
-    /// Replaces 4 or 8 bytes by a function of them, at once; returns what was there.
+    /// Replaces 4 or 8 bytes by a function of them, at once; returns what was there. Blocks on other threads of the host that update the
+    /// same bytes later see all that this one has stored before: what a fence before and after it promises.
     pub(crate) fn update(&self, offset: u64, bytes: u8, mut f: impl FnMut(u64) -> u64) -> u64 {
         assert!(offset + u64::from(bytes) <= self.size);
         let at = self.at(offset);
@@ -272,10 +273,10 @@ impl Allocation {
         unsafe {
             if bytes == 4 {
                 let cell = AtomicU32::from_ptr(at.cast());
-                let done = cell.fetch_update(Relaxed, Relaxed, |old| Some(f(u64::from(old)) as u32));
+                let done = cell.fetch_update(AcqRel, Acquire, |old| Some(f(u64::from(old)) as u32));
                 u64::from(done.unwrap_or_else(|old| old))
             } else {
-                AtomicU64::from_ptr(at.cast()).fetch_update(Relaxed, Relaxed, |old| Some(f(old))).unwrap_or_else(|old| old)
+                AtomicU64::from_ptr(at.cast()).fetch_update(AcqRel, Acquire, |old| Some(f(old))).unwrap_or_else(|old| old)
             }
         }
     }

@@ -25,7 +25,7 @@ pub struct Launch<'a> {
     pub params: &'a [u8],
 }
 
-/// Runs a grid on `threads` threads of the host, to its end or its first fault: of several blocks that fail, the one with the lowest index is
+/// Runs a grid on `threads` threads of the host, to its end or its first fault: of several blocks that fail, the one that started first is
 /// reported. Results do not depend on `threads`, unless the kernel itself depends on the order of its blocks (atomics on floats).
 pub fn run(device: &DeviceModel, memory: &Memory, launch: &Launch<'_>, threads: usize) -> Result<Counters, Fault> {
     let named = |kind, detail: String| Fault { kernel: launch.entry.to_string(), ..Fault::new(kind, detail) };
@@ -49,7 +49,8 @@ pub fn run(device: &DeviceModel, memory: &Memory, launch: &Launch<'_>, threads: 
                 break;
             }
             let [x, y, _] = launch.grid.map(u64::from);
-            let index = [at % x, at / x % y, at / (x * y)].map(|i| i as u32);
+            let place = if device.blocks_descend { blocks - 1 - at } else { at };
+            let index = [place % x, place / x % y, place / (x * y)].map(|i| i as u32);
             if let Err(fault) = block.run(index) {
                 // Blocks after this one need not run; those before it run already.
                 next.fetch_max(blocks, Relaxed);
