@@ -11,7 +11,7 @@ use dreamid_engine::device::cuda::{self, CudaFailure, CudaOptions};
 use dreamid_engine::device::{Arch, Device, DeviceOptions};
 use dreamid_engine::exec::Executable;
 use dreamid_engine::graph::{Builder, Graph, lower};
-use dreamid_engine::ops::{Activation, Add, GroupNorm, LayerNorm, Reshape, TableRow};
+use dreamid_engine::ops::{Activation, Add, GroupNorm, LayerNorm, Linear, Reshape, TableRow};
 use dreamid_engine::weights::Weights;
 use dreamid_engine::{DType, Error, Result, Shape, Tensor};
 use std::path::Path;
@@ -28,6 +28,7 @@ on_the_emulated_driver! {
     executables_do_not_depend_on_when_work_starts [CUEMU_SCHEDULE = "early"] => values;
     executables_run_on_a_newer_device [CUEMU_DEVICE = "h100"] => values;
     a_kernel_gets_the_shared_memory_of_its_largest_launch [] => shared_memory;
+    parts_of_products_are_counted_anew_in_every_launch [] => counters;
     engines_and_threads_do_not_disturb_each_other [] => engines;
     every_device_is_found_by_its_number [CUEMU_DEVICE = "a100,h100"] => numbers;
     kernels_are_kept_and_a_broken_cache_costs_only_time [] => kept_kernels;
@@ -179,6 +180,38 @@ fn shared_memory() {
         call(&mut exe, &inputs.each_ref().map(|(name, tensor)| (name.as_str(), tensor.clone()))).unwrap()
     };
     close(&run(&open().unwrap()), &run(&Device::cpu().unwrap()), 2e-2);
+}
+
+/// Two products whose parts are added by the last block of a tile: counters start at zero and end there, in every way of running.
+#[test]
+#[ignore = "needs the emulated driver"]
+fn counters() {
+    let graph = || {
+        let mut graph = Graph::new();
+        let mut b = Builder::new(&mut graph, DType::F32);
+        let x = b.input("x", DType::F32, [13, 1100]);
+        let weights = [b.param("first.weight", [1100, 1100]), b.param("second.weight", [40, 1100])];
+        let y = weights.into_iter().fold(x, |x, w| b.op(Linear::plain(), &[Some(x), Some(w)]).unwrap());
+        b.output("y", y).unwrap();
+        graph
+    };
+    assert!(lower(&graph(), &Arch(80).into()).unwrap().iter().filter(|l| l.counters() > 0).count() == 2);
+    let (device, weights) = (open().unwrap(), weights());
+    let inputs = [0.01, 0.02].map(|step| {
+        let values: Vec<f32> = (0..13 * 1100).map(|i| (i % 29) as f32 * step - 0.2).collect();
+        [("x", Tensor::from_f32([13, 1100], &values).unwrap())]
+    });
+    let mut cpu = Executable::compile(graph(), &weights, &Device::cpu().unwrap()).unwrap();
+    let [mut one, mut other] = [(); 2].map(|()| Executable::compile(graph(), &weights, &device).unwrap());
+    one.poison().unwrap();
+    let want = inputs.each_ref().map(|x| call(&mut one, x).unwrap());
+    inputs.iter().zip(&want).for_each(|(x, want)| close(want, &call(&mut cpu, x).unwrap(), 1e-4));
+    for watched in [false, true, false] {
+        one.watch_non_finite(watched);
+        for (x, want) in inputs.iter().zip(&want) {
+            assert_eq!((bytes(&call(&mut other, x).unwrap()), bytes(&call(&mut one, x).unwrap())), (bytes(want), bytes(want)));
+        }
+    }
 }
 
 #[test]

@@ -74,7 +74,8 @@ fn parts_of_the_depth_are_tested() {
             split.insert(kind.fold(kernel.entry.to_owned(), |name, (key, value)| format!("{name} {key}={value}")));
         }
     }
-    let wanted = ["linear", "linear_grad PART=SUM", "linear_grad PART=INPUT", "linear_grad PART=WEIGHT", "conv2d", "conv2d_grad PART=INPUT"];
+    let wanted =
+        ["linear", "linear_grad PART=SUM", "linear_grad PART=INPUT", "linear_grad PART=WEIGHT", "conv2d", "conv2d_grad PART=INPUT"];
     let gated = ["linear GATED=1", "linear_grad PART=SUM GATED=1", "conv2d_grad PART=WEIGHT"];
     for wanted in wanted.into_iter().chain(gated) {
         let (file, kind) = wanted.split_once(' ').map_or((wanted, String::new()), |(file, kind)| (file, format!(" {kind}")));
@@ -242,7 +243,8 @@ fn run(device: &DeviceModel, launch: &Launch, address: &dyn Fn(Slot) -> Option<u
     let module = module(launch)?;
     let (grid, block, dynamic_shared) = (launch.grid, launch.block, launch.shared);
     let launched = cuda_emulator::Launch { module: &module, entry: launch.kernel.entry, grid, block, dynamic_shared, params: &params };
-    cuda_emulator::run(device, memory(), &launched, 1 + usize::from(device.blocks_descend)).map_err(|fault| format!("{}: {fault}", launch.kernel))
+    cuda_emulator::run(device, memory(), &launched, 1 + usize::from(device.blocks_descend))
+        .map_err(|fault| format!("{}: {fault}", launch.kernel))
 }
 
 /// The module of a launch, compiled, parsed and loaded once in the process.

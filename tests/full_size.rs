@@ -48,7 +48,7 @@ fn unet_has_the_published_parameters_and_work() {
     near(gmac(unet(2, DType::Bf16).graph()), 2.0 * 402.1);
 }
 
-/// A whole step of the sampler: the UNet on both halves of guidance, guidance, and the update. The aim is 360 launches.
+/// A whole step of the sampler: the UNet on both halves of guidance, guidance, and the update. It may be 360 launches.
 #[test]
 fn a_guided_step_is_lowered_to_few_launches() {
     let config = model().unet_config().unwrap();
@@ -63,6 +63,7 @@ fn a_guided_step_is_lowered_to_few_launches() {
             launches().for_each(|l| *by_entry.entry(l.kernel.entry).or_insert(0) += 1);
             println!("{dtype} sm_{arch}: {} launches, {} MiB of scratch memory: {by_entry:?}", launches().count(), scratch >> 20);
             assert_eq!(launches().count(), known, "launches on sm_{arch}: {by_entry:?}");
+            assert!(known <= 360, "{known} launches on sm_{arch}");
             assert!(scratch <= 64 << 20, "{scratch} bytes of scratch memory on sm_{arch}");
         }
     }

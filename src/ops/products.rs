@@ -164,7 +164,8 @@ impl Cut {
     /// The launch. `special` defines what only this operation's kernels know.
     pub(crate) fn lower(&self, entries: &Entries, params: Params, special: impl FnOnce(KernelKey) -> KernelKey) -> Result<Lowered> {
         let [t, w] = self.product.types.map(kernel_type);
-        let base = |entry| KernelKey::new(entries.file, entry).define("T", t).define("WIDE", u8::from(self.product.columns.is_multiple_of(8)));
+        let base =
+            |entry| KernelKey::new(entries.file, entry).define("T", t).define("WIDE", u8::from(self.product.columns.is_multiple_of(8)));
         let key = match self.tile {
             Some(tile) => tile.define(base(entries.tensor)),
             None => base(entries.plain).define("TX", t).define("TW", w),
