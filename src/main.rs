@@ -13,7 +13,7 @@ fn main() -> ExitCode {
     match cli.run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(Error::Cancelled) => {
-            eprintln!("stopped; nothing was written");
+            eprintln!("stopped");
             ExitCode::from(130)
         }
         Err(error) => {

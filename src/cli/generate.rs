@@ -7,7 +7,7 @@ use dreamid_engine::device::Device;
 use dreamid_engine::graph::Graph;
 use dreamid_engine::models::graphs::{self, UnetSize};
 use dreamid_engine::models::{Component, ModelFolder};
-use dreamid_engine::pipeline::{Destination, Generated, Identity, Noise, PLACEHOLDER, Pipeline, Request, prepare_file};
+use dreamid_engine::pipeline::{Destination, Generated, Identity, Noise, PLACEHOLDER, Pipeline, Request, prepare_file, write_png};
 use dreamid_engine::weights::Weights;
 use dreamid_engine::{DType, Result, Tensor};
 use std::path::{Path, PathBuf};
@@ -91,13 +91,23 @@ pub(crate) fn run(args: &GenerateArgs) -> Result<()> {
     };
     let request = args.request(identity, latents);
     let mut display = Display::new();
-    let made = pipeline.generate(&request, &mut |p| display.show(p));
+    let count = request.latents.as_ref().map_or(request.count, |latents| latents.shape().first().copied().unwrap_or(0));
+    let (paths, mut written) = (destination.pictures(count), Vec::new());
+    // each picture is written as soon as it is made: what fails later does not take it away
+    let made = pipeline.generate_each(&request, &mut |p| display.show(p), &mut |i, picture, parameters| {
+        write_png(&paths[i], picture, Some(parameters))?;
+        written.push(paths[i].clone());
+        Ok(())
+    });
     display.finish();
-    let made = made?;
+    let made = made.inspect_err(|_| match written.as_slice() {
+        [] => eprintln!("nothing was written"),
+        some => eprintln!("written before that: {}", names(some)),
+    })?;
     for warning in &made.warnings {
         eprintln!("warning: {warning}");
     }
-    let mut written = destination.write(&made.pictures, &made.parameters)?;
+    written.extend(destination.write_sheet(&made.pictures, &made.parameters)?);
     if let (Some(path), Some(captured)) = (&args.save_tensors, &made.captured) {
         captured.save(path)?;
         written.push(path.clone());
@@ -155,7 +165,6 @@ fn auto_dtype(model: &ModelFolder, device: &Device) -> Result<DType> {
 }
 
 fn report(request: &Request, made: &Generated, written: &[PathBuf]) -> String {
-    let name = |p: &PathBuf| p.display().to_string();
     let times = &made.times;
     let steps = request.steps * made.pictures.len();
     let rate = steps as f64 / times.denoise.as_secs_f64().max(1e-9);
@@ -170,8 +179,12 @@ fn report(request: &Request, made: &Generated, written: &[PathBuf]) -> String {
         times.text.as_secs_f64() * 1e3,
         times.denoise.as_secs_f64(),
         times.decode.as_secs_f64() * 1e3,
-        written.iter().map(name).collect::<Vec<_>>().join(", ")
+        names(written)
     )
+}
+
+fn names(paths: &[PathBuf]) -> String {
+    paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
 }
 
 /// A path for messages.

@@ -41,6 +41,8 @@ pub struct VaeConfig {
     pub use_post_quant_conv: bool,
     /// Attention over all pixels in the middle.
     pub mid_block_add_attention: bool,
+    /// The values leave the range of f16. Other than in diffusers absent means no: pipelines of Stable Diffusion 1 and 2 do not look at it.
+    pub force_upcast: bool,
 }
 
 impl Default for VaeConfig {
@@ -57,6 +59,7 @@ impl Default for VaeConfig {
             use_quant_conv: true,
             use_post_quant_conv: true,
             mid_block_add_attention: true,
+            force_upcast: false,
         }
     }
 }

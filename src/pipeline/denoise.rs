@@ -2,6 +2,7 @@
 
 use super::networks::Networks;
 use super::picture::check_finite;
+use super::precision::Network;
 use super::{Pipeline, Steps};
 use crate::exec::Executable;
 use crate::models::graphs::StepSize;
@@ -9,8 +10,7 @@ use crate::{Error, Result, Shape, Tensor};
 use std::time::{Duration, Instant};
 
 /// Denoises any number of batches under one prompt. What neither step nor picture changes is computed once, when it is made.
-pub(super) struct Denoiser<'a> {
-    networks: &'a mut Networks,
+pub(super) struct Denoiser {
     /// Sizes of a full batch.
     size: StepSize,
     /// With one row of keys and values for each half of guidance.
@@ -19,10 +19,11 @@ pub(super) struct Denoiser<'a> {
     pub(super) time: Duration,
 }
 
-impl<'a> Denoiser<'a> {
+impl Denoiser {
     /// For `context [2,T,C]`, the unconditional row first, or `[1,T,C]` without guidance; batches of up to `images` latents of height and width.
+    /// Loads the step for such batches.
     pub(super) fn new(
-        networks: &'a mut Networks,
+        networks: &mut Networks,
         context: &Tensor,
         steps: &Steps,
         guidance: f32,
@@ -34,17 +35,19 @@ impl<'a> Denoiser<'a> {
         let guided = context.shape()[0] == 2;
         let size = StepSize { images, height, width, tokens: context.shape()[1], steps: steps.timesteps.len(), guided };
         let constants = StepConstants::new(steps, guided.then_some(guidance), keys_values, time_tables)?;
-        Ok(Self { networks, size, constants, time: Duration::ZERO })
+        networks.step(size)?;
+        Ok(Self { size, constants, time: Duration::ZERO })
     }
 
     /// All steps for one batch of `latents [n,h,w,4]`, n at most the size of a full batch; `on_step` is called after each.
-    pub(super) fn run(&mut self, latents: &Tensor, on_step: &mut dyn FnMut() -> Result<()>) -> Result<Tensor> {
+    pub(super) fn run(&mut self, networks: &mut Networks, latents: &Tensor, on_step: &mut dyn FnMut() -> Result<()>) -> Result<Tensor> {
         let size = StepSize { images: latents.shape()[0], ..self.size };
-        self.load(size)?;
+        let step = networks.step(size)?;
+        self.constants.write(step, size.images)?;
         let finite =
             |index: usize, t: &Tensor| check_finite(&format!("latents after step {} of {}", index + 1, size.steps), &t.to_f32_vec());
         let (start, mut elsewhere) = (Instant::now(), Duration::ZERO);
-        let latents = sampler_steps(self.networks.step(size)?, latents, size.steps, &mut |step, index| {
+        let latents = sampler_steps(step, latents, size.steps, &mut |step, index| {
             // a look at the latents would make a device wait that may be many steps behind
             if !step.is_asynchronous() {
                 finite(index, &step.read("next")?)?;
@@ -57,16 +60,6 @@ impl<'a> Denoiser<'a> {
         self.time += start.elapsed().saturating_sub(elsewhere);
         finite(size.steps.saturating_sub(1), &latents)?;
         Ok(latents)
-    }
-
-    /// Compiles the step for a batch of this size and writes everything that stays the same from step to step.
-    pub(super) fn load(&mut self, size: StepSize) -> Result<()> {
-        self.constants.write(self.networks.step(size)?, size.images)
-    }
-
-    /// Sizes of a full batch.
-    pub(super) fn size(&self) -> StepSize {
-        self.size
     }
 }
 
@@ -144,8 +137,11 @@ impl Pipeline {
         let mut done = Vec::new();
         for i in 0..count {
             let of_picture: Vec<Tensor> = contexts.into_iter().flatten().map(|c| rows(c, i, 1)).collect::<Result<_>>()?;
-            let mut denoiser = Denoiser::new(&mut self.networks, &stacked(&of_picture)?, &steps, guidance, 1, size)?;
-            done.push(denoiser.run(&rows(&noise, i, 1)?, &mut || Ok(()))?);
+            let (context, noise) = (stacked(&of_picture)?, rows(&noise, i, 1)?);
+            done.push(self.networks.in_range(Network::Unet, |networks| {
+                let mut denoiser = Denoiser::new(networks, &context, &steps, guidance, 1, size)?;
+                denoiser.run(networks, &noise, &mut || Ok(()))
+            })?);
         }
         stacked(&done)?.nhwc_to_nchw()
     }

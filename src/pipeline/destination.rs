@@ -49,12 +49,18 @@ impl Destination {
         for (i, (path, picture)) in paths.iter().zip(pictures).enumerate() {
             write_png(path, picture, parameters.get(i))?;
         }
-        if pictures.len() > 1 {
-            let sheet = self.named("-sheet");
-            write_png(&sheet, &contact_sheet(pictures)?, parameters.first())?;
-            paths.push(sheet);
-        }
+        paths.extend(self.write_sheet(pictures, parameters)?);
         Ok(paths)
+    }
+
+    /// Writes the contact sheet of several pictures; gives its path.
+    pub fn write_sheet(&self, pictures: &[Image], parameters: &[Parameters]) -> Result<Option<PathBuf>> {
+        if pictures.len() < 2 {
+            return Ok(None);
+        }
+        let sheet = self.named("-sheet");
+        write_png(&sheet, &contact_sheet(pictures)?, parameters.first())?;
+        Ok(Some(sheet))
     }
 
     /// Paths of `count` pictures.

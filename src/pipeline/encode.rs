@@ -1,6 +1,7 @@
 //! From a photograph to an identity.
 
 use super::generate::{ENGINE, Pipeline};
+use super::precision::Network;
 use super::{About, Face, FaceAnalyser, Identity, Image, Selection, Template, align, standardise};
 use crate::models::{Component, VitConfig};
 use crate::{Error, Result};
@@ -47,7 +48,7 @@ impl Pipeline {
         let input = standardise(&crop, config.mean, config.std)?;
         self.networks.loading = Duration::ZERO;
         let mut elapsed = Duration::ZERO;
-        let embeds = timed(&mut elapsed, || self.networks.identity(&input))?;
+        let embeds = timed(&mut elapsed, || self.networks.in_range(Network::Identity, |networks| networks.identity(&input)))?;
         times.load += self.networks.loading;
         times.encode = elapsed.saturating_sub(self.networks.loading);
         let words = [embeds.shape()[1], embeds.shape()[2]];

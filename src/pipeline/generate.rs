@@ -2,7 +2,8 @@
 
 use super::denoise::{Denoiser, rows, stacked};
 use super::networks::Networks;
-use super::picture::{check_finite, pictures};
+use super::picture::pictures;
+use super::precision::Network;
 use super::progress::Counter;
 use super::request::Sizes;
 use super::{
@@ -29,6 +30,9 @@ pub struct Pipeline {
 
 /// Called after each step and stage; its answer may stop the work.
 pub type OnProgress<'a> = &'a mut dyn FnMut(Progress) -> Control;
+
+/// Called with each picture as soon as it is made: its number, counted from 0, and what it follows from. An error ends the work.
+pub type OnPicture<'a> = &'a mut dyn FnMut(usize, &Image, &Parameters) -> Result<()>;
 
 /// What a request gave.
 #[derive(Debug)]
@@ -99,6 +103,11 @@ impl Pipeline {
 
     /// Makes pictures. Everything is checked before the first network runs; a stop or a failure leaves nothing behind.
     pub fn generate(&mut self, request: &Request, on_progress: OnProgress<'_>) -> Result<Generated> {
+        self.generate_each(request, on_progress, &mut |_, _, _| Ok(()))
+    }
+
+    /// [`Pipeline::generate`], with each picture handed out as soon as it is made: whatever happens to later ones, it is there.
+    pub fn generate_each(&mut self, request: &Request, on_progress: OnProgress<'_>, on_picture: OnPicture<'_>) -> Result<Generated> {
         let sizes = request.sizes(self.networks.unet.sample_size, self.networks.vae.factor(), self.networks.vae.latent_channels)?;
         let steps = self.schedule.steps(request.steps)?;
         let (prompts, warnings) = self.prompts(request)?;
@@ -106,15 +115,21 @@ impl Pipeline {
             Some(latents) => latents.cast(DType::F32),
             None => request.noise.draw(request.seed, [sizes.count, sizes.channels, sizes.latents[0], sizes.latents[1]])?,
         };
+        let model = self.fingerprint()?.to_owned();
         let mut run = Run { networks: &mut self.networks, request, sizes, on_progress, times: Times::default() };
         run.networks.loading = Duration::ZERO;
         let text = run.text(&prompts)?;
-        let latents = run.denoise(&text.context, &steps, &noise)?;
-        let (pictures, image) = run.decode(&latents)?;
+        let (mut pictures, mut described) = (Vec::new(), Vec::new());
+        let (latents, image) = run.pictures(&text.context, &steps, &noise, &mut |picture, dtype| {
+            let parameters = parameters(request, sizes, pictures.len(), dtype, &model);
+            on_picture(pictures.len(), &picture, &parameters)?;
+            pictures.push(picture);
+            described.push(parameters);
+            Ok(())
+        })?;
         let times = run.times;
         let captured = request.capture.then(|| Captured::collect(request, &text, &noise, &latents, image, sizes.count)).transpose()?;
-        let parameters = (0..sizes.count).map(|i| self.parameters(request, sizes, i)).collect::<Result<_>>()?;
-        Ok(Generated { pictures, parameters, warnings, times, captured })
+        Ok(Generated { pictures, parameters: described, warnings, times, captured })
     }
 
     /// The prompt, after the negative one if there is guidance; and what the caller should know of them.
@@ -160,28 +175,29 @@ impl Pipeline {
             }
         }
     }
+}
 
-    fn parameters(&mut self, request: &Request, sizes: Sizes, picture: usize) -> Result<Parameters> {
-        let named = request
-            .identity
-            .as_ref()
-            .filter(|_| request.prompt.contains(&request.placeholder) || request.negative.contains(&request.placeholder));
-        let noise = if request.latents.is_some() { "given".to_owned() } else { format!("{:?}", request.noise).to_lowercase() };
-        Ok(Parameters {
-            prompt: request.prompt.clone(),
-            negative: request.negative.clone(),
-            seed: request.seed.wrapping_add(picture as u64),
-            noise,
-            steps: request.steps,
-            guidance: request.guidance,
-            width: sizes.latents[1] * sizes.factor,
-            height: sizes.latents[0] * sizes.factor,
-            sampler: "DDIM".into(),
-            dtype: self.networks.dtype.to_string(),
-            model: self.fingerprint()?.to_owned(),
-            identity: named.map(Identity::hash),
-            engine: ENGINE.into(),
-        })
+/// What a picture follows from, made in `dtype` by the weights with the fingerprint `model`.
+fn parameters(request: &Request, sizes: Sizes, picture: usize, dtype: String, model: &str) -> Parameters {
+    let named = request
+        .identity
+        .as_ref()
+        .filter(|_| request.prompt.contains(&request.placeholder) || request.negative.contains(&request.placeholder));
+    let noise = if request.latents.is_some() { "given".to_owned() } else { format!("{:?}", request.noise).to_lowercase() };
+    Parameters {
+        prompt: request.prompt.clone(),
+        negative: request.negative.clone(),
+        seed: request.seed.wrapping_add(picture as u64),
+        noise,
+        steps: request.steps,
+        guidance: request.guidance,
+        width: sizes.latents[1] * sizes.factor,
+        height: sizes.latents[0] * sizes.factor,
+        sampler: "DDIM".into(),
+        dtype,
+        model: model.to_owned(),
+        identity: named.map(Identity::hash),
+        engine: ENGINE.into(),
     }
 }
 
@@ -192,6 +208,16 @@ struct Run<'a> {
     sizes: Sizes,
     on_progress: OnProgress<'a>,
     times: Times,
+}
+
+/// What all batches of a request have in common.
+struct Sampler<'a> {
+    context: &'a Tensor,
+    steps: &'a Steps,
+    /// Pictures of a full batch.
+    images: usize,
+    /// Made with the first batch.
+    denoiser: Option<Denoiser>,
 }
 
 /// The prompts of a request as tensors, the unconditional row first if there is one.
@@ -210,60 +236,97 @@ impl Run<'_> {
         let rows: Vec<i32> = prompts.iter().flat_map(|p| p.ids.iter().copied()).collect();
         let ids = Tensor::from_i32([prompts.len(), rows.len() / prompts.len()], &rows)?;
         let words = self.request.identity.as_ref().map(|identity| word_tensors(prompts, identity)).transpose()?.flatten();
-        let context = self.networks.encode_text(&ids, words.as_ref().map(|(slots, embeds)| (slots, embeds)))?;
-        check_finite("context", &context.to_f32_vec())?;
+        let encode = |networks: &mut Networks| networks.encode_text(&ids, words.as_ref().map(|(slots, embeds)| (slots, embeds)));
+        let context = self.networks.in_range(Network::Text, encode)?;
         let spent = self.since(start, loading);
         self.times.text += spent;
         Ok(TextTensors { ids, words, context })
     }
 
-    /// All steps for all pictures, a batch at a time; latents `[count,h,w,4]`.
-    fn denoise(&mut self, context: &Tensor, steps: &Steps, noise: &Tensor) -> Result<Tensor> {
-        let (start, loading) = (Instant::now(), self.networks.loading);
-        let noise = noise.nchw_to_nhwc()?;
-        let (count, request) = (self.sizes.count, self.request);
-        let images = request.batch.unwrap_or(self.sizes.default_batch()).clamp(1, count);
-        let mut denoiser = Denoiser::new(self.networks, context, steps, request.guidance, images, self.sizes.latents)?;
-        denoiser.load(denoiser.size())?;
-        let mut counter = Counter::new(Stage::Denoise, count.div_ceil(images) * request.steps);
-        report(self.on_progress, &counter)?;
-        let mut done = Vec::new();
+    /// Makes all pictures from `noise [count,4,h,w]`, a batch at a time, and hands out each with the precision that it was made in. Gives the
+    /// latents `[count,h,w,4]` and, if they are to be kept, the decoder's output `[count,H,W,3]`.
+    fn pictures(
+        &mut self,
+        context: &Tensor,
+        steps: &Steps,
+        noise: &Tensor,
+        on_picture: &mut dyn FnMut(Image, String) -> Result<()>,
+    ) -> Result<(Tensor, Option<Tensor>)> {
+        let (noise, count) = (noise.nchw_to_nhwc()?, self.sizes.count);
+        let images = self.request.batch.unwrap_or(self.sizes.default_batch()).clamp(1, count);
+        let mut sampler = Sampler { context, steps, images, denoiser: None };
+        let mut counters = [Counter::new(Stage::Denoise, count.div_ceil(images) * self.request.steps), Counter::new(Stage::Decode, count)];
+        let (mut all, mut kept) = (Vec::new(), Vec::new());
         for first in (0..count).step_by(images) {
-            let batch = rows(&noise, first, images.min(count - first))?;
-            done.push(denoiser.run(&batch, &mut || {
-                counter.advance(1);
-                report(self.on_progress, &counter)
-            })?);
+            let latents = self.denoise(&mut sampler, &rows(&noise, first, images.min(count - first))?, &mut counters[0])?;
+            self.decode(&latents, &mut counters[1], &mut kept, on_picture)?;
+            all.push(latents);
         }
-        self.times.denoise = denoiser.time;
-        let loading = self.networks.loading - loading;
-        self.times.load += loading;
-        self.times.text += start.elapsed().saturating_sub(loading + self.times.denoise);
-        stacked(&done)
+        let [h, w] = self.sizes.latents.map(|side| side * self.sizes.factor);
+        let image = self.request.capture.then(|| Tensor::from_f32([count, h, w, 3], &kept)).transpose()?;
+        Ok((stacked(&all)?, image))
     }
 
-    /// Pictures, and if they are to be kept the decoder's output `[count,H,W,3]`.
-    fn decode(&mut self, latents: &Tensor) -> Result<(Vec<Image>, Option<Tensor>)> {
-        let mut counter = Counter::new(Stage::Decode, self.sizes.count);
-        report(self.on_progress, &counter)?;
-        let (mut all, mut kept) = (Vec::new(), Vec::new());
-        let batch = self.sizes.default_batch().clamp(1, self.sizes.count);
-        for first in (0..self.sizes.count).step_by(batch) {
-            let images = batch.min(self.sizes.count - first);
+    /// All steps for one batch of `noise [n,h,w,4]`.
+    fn denoise(&mut self, sampler: &mut Sampler<'_>, noise: &Tensor, counter: &mut Counter) -> Result<Tensor> {
+        let (start, loading, before) = (Instant::now(), self.networks.loading, self.times.denoise);
+        let Self { networks, request, sizes, on_progress, times } = self;
+        let done = counter.done();
+        let latents = networks.in_range(Network::Unet, |networks| {
+            // a denoiser that failed is not used again
+            let mut denoiser = match sampler.denoiser.take() {
+                Some(ready) => ready,
+                None => Denoiser::new(networks, sampler.context, sampler.steps, request.guidance, sampler.images, sizes.latents)?,
+            };
+            counter.resume(done);
+            if done == 0 {
+                report(on_progress, counter)?;
+            }
+            let so_far = denoiser.time;
+            let latents = denoiser.run(networks, noise, &mut || {
+                counter.advance(1);
+                report(on_progress, counter)
+            })?;
+            times.denoise += denoiser.time - so_far;
+            sampler.denoiser = Some(denoiser);
+            Ok(latents)
+        })?;
+        counter.pause();
+        let spent = self.since(start, loading);
+        self.times.text += spent.saturating_sub(self.times.denoise - before);
+        Ok(latents)
+    }
+
+    /// Pictures of `latents [n,h,w,4]`. What the decoder gives is added to `kept` if it is to be kept.
+    fn decode(
+        &mut self,
+        latents: &Tensor,
+        counter: &mut Counter,
+        kept: &mut Vec<f32>,
+        on_picture: &mut dyn FnMut(Image, String) -> Result<()>,
+    ) -> Result<()> {
+        counter.resume(counter.done());
+        if counter.done() == 0 {
+            report(self.on_progress, counter)?;
+        }
+        let count = latents.shape()[0];
+        let most = self.sizes.default_batch().clamp(1, count);
+        for first in (0..count).step_by(most) {
+            let batch = rows(latents, first, most.min(count - first))?;
             let (start, loading) = (Instant::now(), self.networks.loading);
-            let decoded = self.networks.decode(&rows(latents, first, images)?)?;
-            all.extend(pictures(&decoded)?);
+            let decoded = self.networks.in_range(Network::Vae, |networks| networks.decode(&batch))?;
+            let pictures = pictures(&decoded)?;
+            let spent = self.since(start, loading);
+            self.times.decode += spent;
+            counter.advance(pictures.len());
+            pictures.into_iter().try_for_each(|picture| on_picture(picture, self.networks.precisions.to_string()))?;
             if self.request.capture {
                 kept.extend(decoded.to_f32_vec());
             }
-            let spent = self.since(start, loading);
-            self.times.decode += spent;
-            counter.advance(images);
-            report(self.on_progress, &counter)?;
+            report(self.on_progress, counter)?;
         }
-        let [h, w] = self.sizes.latents.map(|side| side * self.sizes.factor);
-        let image = self.request.capture.then(|| Tensor::from_f32([self.sizes.count, h, w, 3], &kept)).transpose()?;
-        Ok((all, image))
+        counter.pause();
+        Ok(())
     }
 
     /// Time since `start` without what went into loading, which is booked as such.

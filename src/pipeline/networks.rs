@@ -1,5 +1,7 @@
 //! The networks of one model, compiled when first needed and kept for the next request.
 
+use super::picture::check_finite;
+use super::precision::{Network, Precisions};
 use crate::device::Device;
 use crate::exec::Executable;
 use crate::graph::Graph;
@@ -18,7 +20,7 @@ pub(super) struct Networks {
     pub(super) unet: UnetConfig,
     pub(super) vae: VaeConfig,
     pub(super) device: Device,
-    pub(super) dtype: DType,
+    pub(super) precisions: Precisions,
     /// Time spent on compiling since it was last taken: loading, converting, packing.
     pub(super) loading: Duration,
     encode_text: Kept<(usize, Option<usize>)>,
@@ -32,13 +34,14 @@ pub(super) struct Networks {
 impl Networks {
     pub(super) fn new(model: ModelFolder, device: Device, dtype: DType) -> Result<Self> {
         let (text, unet, vae) = (model.text_config()?, model.unet_config()?, model.vae_config()?);
+        let known: &[Network] = if vae.force_upcast { &[Network::Vae] } else { &[] };
         Ok(Self {
+            precisions: Precisions::new(dtype, known),
             text,
             unet,
             vae,
             model,
             device,
-            dtype,
             loading: Duration::ZERO,
             encode_text: Kept::default(),
             keys_values: Kept::default(),
@@ -49,10 +52,36 @@ impl Networks {
         })
     }
 
+    /// Runs a network; where it leaves the range of f16, once more in f32, in which it stays.
+    pub(super) fn in_range<T>(&mut self, network: Network, mut run: impl FnMut(&mut Self) -> Result<T>) -> Result<T> {
+        match run(self) {
+            Err(Error::NonFinite { at, .. }) if self.precisions.raise(network) => {
+                log::warn!("`{at}` leaves the range of f16: {network} computes in f32 from here on");
+                self.forget(network);
+                run(self)
+            }
+            other => other,
+        }
+    }
+
+    /// Lets go of what was compiled for another type.
+    fn forget(&mut self, network: Network) {
+        match network {
+            Network::Text => self.encode_text = Kept::default(),
+            Network::Vae => self.decode = Kept::default(),
+            Network::Identity => self.identity = Kept::default(),
+            Network::Unet => {
+                self.keys_values = Kept::default();
+                self.time_tables = None;
+                self.step = Kept::default();
+            }
+        }
+    }
+
     /// `ids [B,T]`, with pseudo-words `(slots [B,k], embeds [B,k,H])`, to hidden states `[B,T,H]`.
     pub(super) fn encode_text(&mut self, ids: &Tensor, words: Option<(&Tensor, &Tensor)>) -> Result<Tensor> {
         let key = (ids.shape()[0], words.map(|(slots, _)| slots.shape()[1]));
-        let (config, dtype) = (&self.text, self.dtype);
+        let (config, dtype) = (&self.text, self.precisions.of(Network::Text));
         let compile = compiler(&self.model, &self.device, &mut self.loading, &[Component::TextEncoder]);
         let text = self.encode_text.get(key, |&(batch, words)| compile(graphs::text(config, dtype, batch, words)?))?;
         text.write("input_ids", ids)?;
@@ -61,13 +90,13 @@ impl Networks {
             text.write("embeds", embeds)?;
         }
         text.run()?;
-        text.read("hidden")
+        finite("context", text.read("hidden")?)
     }
 
     /// Keys and values of every cross-attention for `context [B,T,C]`.
     pub(super) fn keys_values(&mut self, context: &Tensor) -> Result<Places> {
         let (batch, tokens) = (context.shape()[0], context.shape()[1]);
-        let (config, dtype) = (&self.unet, self.dtype);
+        let (config, dtype) = (&self.unet, self.precisions.of(Network::Unet));
         let compile = compiler(&self.model, &self.device, &mut self.loading, &[Component::Unet]);
         let network = self.keys_values.get(batch, |&batch| compile(graphs::context_keys_values(config, dtype, batch, tokens)?))?;
         network.call(&[("context", context)])
@@ -76,7 +105,7 @@ impl Networks {
     /// Bias of every residual block at each of `timesteps`.
     pub(super) fn time_tables(&mut self, timesteps: &[usize]) -> Result<&Places> {
         if self.time_tables.as_ref().is_none_or(|(known, _)| known != timesteps) {
-            let graph = graphs::time_tables(&self.unet, self.dtype, timesteps.len())?;
+            let graph = graphs::time_tables(&self.unet, self.precisions.of(Network::Unet), timesteps.len())?;
             let mut network = compiler(&self.model, &self.device, &mut self.loading, &[Component::Unet])(graph)?;
             let t: Vec<f32> = timesteps.iter().map(|&t| t as f32).collect();
             let tables = network.call(&[("timesteps", &Tensor::from_f32([t.len()], &t)?)])?;
@@ -87,7 +116,7 @@ impl Networks {
 
     /// The step of the sampler, with nothing written to it yet.
     pub(super) fn step(&mut self, size: StepSize) -> Result<&mut Executable> {
-        let (config, dtype) = (&self.unet, self.dtype);
+        let (config, dtype) = (&self.unet, self.precisions.of(Network::Unet));
         let compile = compiler(&self.model, &self.device, &mut self.loading, &[Component::Unet]);
         self.step.get(size, |&size| compile(graphs::ddim_step(config, dtype, size)?))
     }
@@ -95,25 +124,30 @@ impl Networks {
     /// `latents [B,h,w,4]` as the sampler leaves them to pictures `[B,H,W,3]`, not clamped.
     pub(super) fn decode(&mut self, latents: &Tensor) -> Result<Tensor> {
         let shape = latents.shape();
-        let (config, dtype) = (&self.vae, self.dtype);
+        let (config, dtype) = (&self.vae, self.precisions.of(Network::Vae));
         let compile = compiler(&self.model, &self.device, &mut self.loading, &[Component::Vae]);
         let key = [shape[0], shape[1], shape[2]];
         let network = self.decode.get(key, |&[b, h, w]| compile(graphs::vae_decode(config, dtype, b, h, w)?))?;
         network.write("latents", latents)?;
         network.run()?;
-        network.read("image")
+        finite("image", network.read("image")?)
     }
 
     /// An aligned, normalised face `[1,S,S,3]` to word embeddings `[1,k,H]`.
     pub(super) fn identity(&mut self, face: &Tensor) -> Result<Tensor> {
         let (encoder, projector) = (self.model.face_config()?, self.model.projector_config()?);
-        let dtype = self.dtype;
+        let dtype = self.precisions.of(Network::Identity);
         let compile = compiler(&self.model, &self.device, &mut self.loading, &[Component::FaceEncoder, Component::Projector]);
         let network = self.identity.get((), |()| compile(graphs::identity(&encoder, &projector, dtype, 1)?))?;
         network.write("image", face)?;
         network.run()?;
-        network.read("embeds")
+        finite("embeds", network.read("embeds")?)
     }
+}
+
+fn finite(name: &str, values: Tensor) -> Result<Tensor> {
+    check_finite(name, &values.to_f32_vec())?;
+    Ok(values)
 }
 
 /// Compiles graphs over some components, counting the time.

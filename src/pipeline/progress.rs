@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-/// Parts of the work, in their order.
+/// Parts of the work. After the prompts each batch of pictures is denoised, then decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Stage {
@@ -10,7 +10,7 @@ pub enum Stage {
     Text,
     /// Noise to latents; counted in steps over all batches.
     Denoise,
-    /// Latents to pictures; counted in pictures.
+    /// Latents to pictures; counted in pictures over all batches.
     Decode,
 }
 
@@ -34,28 +34,43 @@ pub struct Progress {
 pub enum Control {
     /// Go on.
     Continue,
-    /// Stop now: the call ends with [`crate::Error::Cancelled`] and leaves nothing behind.
+    /// Stop now: the call ends with [`crate::Error::Cancelled`].
     Stop,
 }
 
-/// Counts one stage.
+/// Counts one stage, which may be left and taken up again.
 pub(super) struct Counter {
     stage: Stage,
     done: usize,
     total: usize,
-    start: Instant,
+    spent: Duration,
+    since: Instant,
 }
 
 impl Counter {
     pub(super) fn new(stage: Stage, total: usize) -> Self {
-        Self { stage, done: 0, total, start: Instant::now() }
+        Self { stage, done: 0, total, spent: Duration::ZERO, since: Instant::now() }
+    }
+
+    /// Takes the stage up where `done` of it is done.
+    pub(super) fn resume(&mut self, done: usize) {
+        (self.done, self.since) = (done, Instant::now());
+    }
+
+    /// Leaves the stage for another.
+    pub(super) fn pause(&mut self) {
+        self.spent += self.since.elapsed();
     }
 
     pub(super) fn progress(&self) -> Progress {
-        let elapsed = self.start.elapsed().as_secs_f64();
+        let elapsed = (self.spent + self.since.elapsed()).as_secs_f64();
         let per_second = if self.done == 0 { 0.0 } else { self.done as f64 / elapsed.max(1e-9) };
         let left = if self.done == 0 { 0.0 } else { (self.total - self.done.min(self.total)) as f64 / per_second };
         Progress { stage: self.stage, done: self.done, total: self.total, per_second, left: Duration::from_secs_f64(left) }
+    }
+
+    pub(super) fn done(&self) -> usize {
+        self.done
     }
 
     pub(super) fn advance(&mut self, by: usize) {
