@@ -78,16 +78,16 @@ pub enum Error {
     },
     /// A device has too little memory left.
     #[error(
-        "device {device}: out of memory: {what} needs {} MiB, {} MiB of {} MiB are free; use a smaller picture or batch, or --dtype bf16",
-        asked.div_ceil(1 << 20), free >> 20, total >> 20
+        "device {device}: out of memory: {what} needs {}, {} MiB of {} MiB are free; use a smaller picture or batch, or --dtype bf16",
+        asked.map_or("memory of the driver's own".to_owned(), |bytes| format!("{} MiB", bytes.div_ceil(1 << 20))), free >> 20, total >> 20
     )]
     OutOfMemory {
         /// `cuda:N`.
         device: String,
         /// What the memory is for.
         what: String,
-        /// Bytes asked for.
-        asked: u64,
+        /// Bytes asked for; none where the driver needs them for itself and does not say how many.
+        asked: Option<u64>,
         /// Bytes free when it was refused.
         free: u64,
         /// Bytes of the device.

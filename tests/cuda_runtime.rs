@@ -1,26 +1,19 @@
 //! Level 5: whole executables on the emulated driver, through everything that ships: probing, NVRTC, the cache, memory, captured launches.
-//! And what goes wrong there: each fault gives its error, leaves the process alive and loses nothing that was written.
 //!
-//! The emulated driver can only be loaded by a process that starts with it, so each test starts an ignored one in a process of its own.
+//! The emulated driver can only be loaded by a process that starts with it, so each test starts itself again in a process of its own.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
 mod common;
 
-use common::{emulated, tools};
-use dreamid_engine::device::cuda::{self, CudaFailure, CudaOptions};
+use common::small::{bytes, bytes_of, call, close, graph, inputs, open, options, weights};
+use common::tools;
+use dreamid_engine::device::cuda::{self, CudaOptions};
 use dreamid_engine::device::{Arch, Device, DeviceOptions};
 use dreamid_engine::exec::Executable;
 use dreamid_engine::graph::{Builder, Graph, lower};
-use dreamid_engine::ops::{Activation, Add, GroupNorm, LayerNorm, Linear, Reshape, TableRow};
-use dreamid_engine::weights::Weights;
-use dreamid_engine::{DType, Error, Result, Shape, Tensor};
+use dreamid_engine::ops::{GroupNorm, Linear};
+use dreamid_engine::{DType, Error, Tensor};
 use std::path::Path;
-
-macro_rules! on_the_emulated_driver {
-    ($($(#[$doc:meta])* $name:ident [$($variable:ident = $value:literal),*] => $body:ident;)*) => {
-        $($(#[$doc])* #[test] fn $name() { emulated::run_test(stringify!($body), &[$((stringify!($variable), $value)),*]); })*
-    };
-}
 
 on_the_emulated_driver! {
     executables_compute_what_the_processor_computes [] => values;
@@ -32,81 +25,8 @@ on_the_emulated_driver! {
     engines_and_threads_do_not_disturb_each_other [] => engines;
     every_device_is_found_by_its_number [CUEMU_DEVICE = "a100,h100"] => numbers;
     kernels_are_kept_and_a_broken_cache_costs_only_time [] => kept_kernels;
-    a_machine_without_a_device_says_so [CUEMU_DEVICE = "none"] => no_device;
-    a_driver_that_is_too_old_says_so [CUEMU_DRIVER_VERSION = "11040"] => old_driver;
-    a_driver_that_does_not_start_says_so [CUEMU_FAIL = "cuInit=CUDA_ERROR_SYSTEM_DRIVER_MISMATCH"] => broken_driver;
-    a_driver_older_than_the_compiler_says_so [CUEMU_DRIVER_VERSION = "12000"] => old_assembler;
-    a_missing_compiler_says_what_to_install [] => no_compiler;
-    too_little_memory_is_stated_in_numbers [CUEMU_MEMORY = "3000000"] => too_little_memory;
-    memory_that_runs_out_at_a_second_executable_leaves_the_first [CUEMU_FAIL = "alloc:13=CUDA_ERROR_OUT_OF_MEMORY"] => memory_later;
-    a_fault_of_a_kernel_is_the_context_s_end_not_the_process_s [CUEMU_FAIL = "kernel:6=CUDA_ERROR_ILLEGAL_ADDRESS"] => kernel_fault;
-    a_device_lost_in_the_middle_is_an_error_from_then_on [CUEMU_FAIL = "kernel:6=CUDA_ERROR_ECC_UNCORRECTABLE"] => lost_device;
-    a_capture_that_fails_is_not_hidden [CUEMU_FAIL = "cuStreamEndCapture:1=CUDA_ERROR_STREAM_CAPTURE_INVALIDATED"] => failed_capture;
 }
 
-/// Norms, a sum, a view, a table that is read by an index on the device: 4 launches at least.
-fn graph(dtype: DType) -> Graph {
-    let mut graph = Graph::new();
-    let mut b = Builder::new(&mut graph, dtype);
-    let (x, table, index) = (b.input("x", dtype, [2, 6, 5, 32]), b.input("table", DType::F32, [7, 3]), b.input("index", DType::I32, [1]));
-    let mut s = b.scope("block.0");
-    let (gamma, beta) = (s.param_f32("norm1.weight", [32]), s.param_f32("norm1.bias", [32]));
-    let h = s.op(GroupNorm { groups: 8, eps: 1e-5, silu: true }, &[Some(x), Some(gamma), Some(beta)]).unwrap();
-    let tokens = s.op(Reshape { shape: Shape::from([2, 30, 32]) }, &[Some(h)]).unwrap();
-    let (gamma, beta) = (s.param_f32("norm2.weight", [32]), s.param_f32("norm2.bias", [32]));
-    let normed = s.op(LayerNorm { eps: 1e-5 }, &[Some(tokens), Some(gamma), Some(beta)]).unwrap();
-    let sum = b.op(Add { act: Activation::Gelu }, &[Some(tokens), Some(normed)]).unwrap();
-    let y = b.op(Reshape { shape: Shape::from([2, 6, 5, 32]) }, &[Some(sum)]).unwrap();
-    let row = b.op(TableRow { batch: 2, dtype: DType::F32 }, &[Some(index), Some(table)]).unwrap();
-    b.output("y", y).unwrap();
-    b.output("row", row).unwrap();
-    graph
-}
-
-fn inputs(step: f32, index: i32) -> [(&'static str, Tensor); 3] {
-    let ramp = |n: usize, step: f32| (0..n).map(|i| (i % 23) as f32 * step - 0.9).collect::<Vec<_>>();
-    let table: Vec<f32> = (0..21).map(|i| i as f32).collect();
-    [
-        ("x", Tensor::from_f32([2, 6, 5, 32], &ramp(2 * 30 * 32, step)).unwrap()),
-        ("table", Tensor::from_f32([7, 3], &table).unwrap()),
-        ("index", Tensor::from_i32([1], &[index]).unwrap()),
-    ]
-}
-
-fn weights() -> Weights {
-    Weights::random(5)
-}
-
-fn options() -> DeviceOptions {
-    // one cache for all processes: compiling takes longest
-    let cache = Some(Path::new(env!("CARGO_TARGET_TMPDIR")).join("kernel-cache"));
-    DeviceOptions { threads: Some(2), cuda: CudaOptions { nvrtc: Some(tools::nvrtc()), cache, ptx: false } }
-}
-
-fn open() -> Result<Device> {
-    Device::open("cuda:0", &options())
-}
-
-fn call(exe: &mut Executable, inputs: &[(&str, Tensor)]) -> Result<Vec<Tensor>> {
-    let refs: Vec<(&str, &Tensor)> = inputs.iter().map(|(n, t)| (*n, t)).collect();
-    Ok(exe.call(&refs)?.into_iter().map(|(_, t)| t).collect())
-}
-
-#[track_caller]
-fn close(got: &[Tensor], want: &[Tensor], tolerance: f32) {
-    for (got, want) in got.iter().zip(want) {
-        for (a, b) in got.to_f32_vec().iter().zip(want.to_f32_vec()) {
-            assert!((a - b).abs() <= tolerance * (1.0 + b.abs()), "{a} is not {b}");
-        }
-    }
-}
-
-fn bytes(tensors: &[Tensor]) -> Vec<Vec<u8>> {
-    tensors.iter().map(|t| t.bytes().to_vec()).collect()
-}
-
-#[test]
-#[ignore = "needs the emulated driver"]
 fn values() {
     for (dtype, tolerance) in [(DType::F32, 2e-5), (DType::Bf16, 4e-2)] {
         let mut cpu = Executable::compile(graph(dtype), &weights(), &Device::cpu().unwrap()).unwrap();
@@ -153,8 +73,6 @@ fn values() {
 }
 
 /// One kernel at two sizes, the one with more shared memory first: what the second asks for must not take it from the first.
-#[test]
-#[ignore = "needs the emulated driver"]
 fn shared_memory() {
     const SIZES: [(usize, usize); 2] = [(32, 320), (32, 256)]; // side, channels
     let graph = || {
@@ -183,8 +101,6 @@ fn shared_memory() {
 }
 
 /// Two products whose parts are added by the last block of a tile: counters start at zero and end there, in every way of running.
-#[test]
-#[ignore = "needs the emulated driver"]
 fn counters() {
     let graph = || {
         let mut graph = Graph::new();
@@ -214,8 +130,6 @@ fn counters() {
     }
 }
 
-#[test]
-#[ignore = "needs the emulated driver"]
 fn engines() {
     let one = open().unwrap();
     let want = call(&mut Executable::compile(graph(DType::F32), &weights(), &one).unwrap(), &inputs(0.05, 4)).unwrap();
@@ -238,8 +152,6 @@ fn engines() {
     });
 }
 
-#[test]
-#[ignore = "needs the emulated driver"]
 fn numbers() {
     assert_eq!(cuda::count().unwrap(), 2);
     for (name, arch) in [("cuda", 80), ("cuda:0", 80), ("cuda:1", 90)] {
@@ -252,8 +164,6 @@ fn numbers() {
     assert!(error.contains("cuda:2") && error.contains("CUDA_ERROR_INVALID_DEVICE") && error.contains("nvidia-smi"), "{error}");
 }
 
-#[test]
-#[ignore = "needs the emulated driver"]
 fn kept_kernels() {
     let dir = tempfile::tempdir().unwrap();
     let run = |folder: &Path, nvrtc: bool| {
@@ -282,143 +192,4 @@ fn kept_kernels() {
     assert_eq!(run(&kept[0].0, true).unwrap(), want);
     let error = run(&dir.path().join("empty"), false).unwrap_err().to_string();
     assert!(error.contains("cannot load NVRTC"), "{error}");
-}
-
-fn bytes_of(mut exe: Executable) -> Result<Vec<Vec<u8>>> {
-    Ok(bytes(&call(&mut exe, &inputs(0.05, 4))?))
-}
-
-#[track_caller]
-fn refused(words: &[&str]) {
-    let error = open().unwrap_err().to_string();
-    assert!(words.iter().all(|w| error.contains(w)), "{error}");
-    assert!(cuda::count().map_or(true, |n| n == 0), "devices are counted");
-    // the process goes on
-    let cpu = Executable::compile(graph(DType::F32), &weights(), &Device::cpu().unwrap()).unwrap();
-    bytes_of(cpu).unwrap();
-}
-
-#[test]
-#[ignore = "needs the emulated driver"]
-fn no_device() {
-    refused(&["--device cpu", "nvidia-smi"]);
-}
-
-#[test]
-#[ignore = "needs the emulated driver"]
-fn old_driver() {
-    refused(&["CUDA 11.4", "12.0", "--device cpu"]);
-}
-
-#[test]
-#[ignore = "needs the emulated driver"]
-fn broken_driver() {
-    refused(&["start the driver", "CUDA_ERROR_SYSTEM_DRIVER_MISMATCH", "--device cpu"]);
-}
-
-#[test]
-#[ignore = "needs the emulated driver"]
-fn old_assembler() {
-    let error = Executable::compile(graph(DType::F32), &weights(), &open().unwrap()).err().unwrap().to_string();
-    assert!(error.contains("CUDA_ERROR_UNSUPPORTED_PTX_VERSION") && error.contains("older than NVRTC"), "{error}");
-}
-
-#[test]
-#[ignore = "needs the emulated driver"]
-fn no_compiler() {
-    let with = |nvrtc| DeviceOptions { threads: Some(1), cuda: CudaOptions { nvrtc, ..CudaOptions::default() } };
-    let device = Device::open("cuda:0", &with(Some("nowhere/libnvrtc.so".into()))).unwrap();
-    let error = Executable::compile(graph(DType::F32), &weights(), &device).err().unwrap().to_string();
-    assert!(error.contains("nowhere/libnvrtc.so"), "{error}");
-    let device = Device::open("cuda:0", &with(None)).unwrap();
-    // where the machine has NVRTC among its libraries, it is found
-    if let Err(error) = Executable::compile(graph(DType::F32), &weights(), &device) {
-        assert!(error.to_string().contains("nvidia-cuda-nvrtc-cu12") && error.to_string().contains("--nvrtc"), "{error}");
-    }
-}
-
-#[test]
-#[ignore = "needs the emulated driver"]
-fn too_little_memory() {
-    let device = open().unwrap();
-    let mut graph = Graph::new();
-    let mut b = Builder::new(&mut graph, DType::F32);
-    let x = b.input("x", DType::F32, [1, 1_000_000]);
-    let y = b.op(Add { act: Activation::None }, &[Some(x), Some(x)]).unwrap();
-    b.output("y", y).unwrap();
-    match Executable::compile(graph, &weights(), &device).err().unwrap() {
-        Error::OutOfMemory { device, asked, free, total, .. } => {
-            assert_eq!((device.as_str(), asked, total), ("cuda:0", 4_000_000, 3_000_000));
-            assert!(free <= total, "{free}");
-        }
-        other => panic!("{other}"),
-    }
-    // what fits still runs
-    bytes_of(Executable::compile(self::graph(DType::F32), &weights(), &device).unwrap()).unwrap();
-}
-
-#[test]
-#[ignore = "needs the emulated driver"]
-fn memory_later() {
-    let device = open().unwrap();
-    let weights = weights();
-    let mut first = Executable::compile(graph(DType::F32), &weights, &device).unwrap();
-    let want = bytes(&call(&mut first, &inputs(0.05, 4)).unwrap());
-    let mut refused = 0;
-    for _ in 0..3 {
-        // the parameters are shared, the rest is allocated for each
-        match Executable::compile(graph(DType::F32), &weights, &device) {
-            Err(Error::OutOfMemory { .. }) => refused += 1,
-            Err(other) => panic!("{other}"),
-            Ok(other) => assert_eq!(bytes_of(other).unwrap(), want),
-        }
-    }
-    assert_eq!(refused, 1);
-    assert_eq!(bytes(&call(&mut first, &inputs(0.05, 4)).unwrap()), want);
-}
-
-/// The error of a run that goes wrong, after one that went well.
-fn second_run_fails(device: &Device) -> (Error, Executable, Vec<Vec<u8>>) {
-    let mut exe = Executable::compile(graph(DType::F32), &weights(), device).unwrap();
-    let want = bytes(&call(&mut exe, &inputs(0.05, 4)).unwrap());
-    (call(&mut exe, &inputs(0.05, 4)).unwrap_err(), exe, want)
-}
-
-#[test]
-#[ignore = "needs the emulated driver"]
-fn kernel_fault() {
-    let device = open().unwrap();
-    let (error, mut exe, want) = second_run_fails(&device);
-    let Error::Cuda { status, .. } = &error else { panic!("{error}") };
-    assert_eq!((status.failure(), status.code()), (CudaFailure::KernelFault, 700), "{error}");
-    // everything on this context is lost, and says so
-    for error in [call(&mut exe, &inputs(0.05, 4)).unwrap_err(), exe.read("y").unwrap_err()] {
-        let text = error.to_string();
-        assert!(text.contains("earlier fault") && text.contains("700") && text.contains("open the device again"), "{text}");
-    }
-    drop((exe, device));
-    // a new one works
-    assert_eq!(bytes_of(Executable::compile(graph(DType::F32), &weights(), &open().unwrap()).unwrap()).unwrap(), want);
-}
-
-#[test]
-#[ignore = "needs the emulated driver"]
-fn lost_device() {
-    let device = open().unwrap();
-    let (error, exe, want) = second_run_fails(&device);
-    let Error::Cuda { status, .. } = &error else { panic!("{error}") };
-    assert_eq!(status.failure(), CudaFailure::DeviceLost, "{error}");
-    drop((exe, device));
-    assert!(matches!(open(), Err(Error::Cuda { .. })), "a lost device does not come back by itself");
-    // the process goes on without it
-    let cpu = bytes_of(Executable::compile(graph(DType::F32), &weights(), &Device::cpu().unwrap()).unwrap()).unwrap();
-    assert_eq!(cpu[1], want[1]);
-}
-
-#[test]
-#[ignore = "needs the emulated driver"]
-fn failed_capture() {
-    let mut exe = Executable::compile(graph(DType::F32), &weights(), &open().unwrap()).unwrap();
-    let error = call(&mut exe, &inputs(0.05, 4)).unwrap_err().to_string();
-    assert!(error.contains("capture") && error.contains("CUDA_ERROR_STREAM_CAPTURE_INVALIDATED"), "{error}");
 }

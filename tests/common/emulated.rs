@@ -24,12 +24,32 @@ pub(crate) fn command(program: &Path, settings: &[(&str, &str)]) -> Command {
     command
 }
 
-/// Runs the ignored test `name` of this test file in a process of its own.
+/// Set in processes that were started for one test.
+const CHILD: &str = "DREAMID_TEST_OF_THE_EMULATED_DRIVER";
+
+/// Runs `body` in a process of its own that finds the emulated driver: the test `name` of this test file, started again.
 #[track_caller]
-pub(crate) fn run_test(name: &str, settings: &[(&str, &str)]) -> Output {
+pub(crate) fn test(name: &str, settings: &[(&str, &str)], body: fn()) {
+    if std::env::var_os(CHILD).is_some() {
+        return body();
+    }
     let program = std::env::current_exe().unwrap();
-    let output = command(&program, settings).args(["--ignored", "--exact", name, "--nocapture"]).output().unwrap();
-    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let output = command(&program, settings).args(["--exact", name, "--nocapture"]).env(CHILD, "1").output().unwrap();
+    let text = text(&output);
     assert!(output.status.success() && text.contains("1 passed"), "{name} with {settings:?} failed:\n{text}");
-    output
+}
+
+/// Everything that a process wrote.
+pub(crate) fn text(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+/// Tests `name [settings] => body`, each in a process of its own that finds the emulated driver.
+#[macro_export]
+macro_rules! on_the_emulated_driver {
+    ($($(#[$doc:meta])* $name:ident [$($variable:ident = $value:literal),*] => $body:ident;)*) => {
+        $($(#[$doc])* #[test] fn $name() {
+            $crate::common::emulated::test(stringify!($name), &[$((stringify!($variable), $value)),*], $body);
+        })*
+    };
 }

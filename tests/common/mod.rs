@@ -9,4 +9,5 @@ pub(crate) mod host;
 pub(crate) mod lowering;
 pub(crate) mod operations;
 pub(crate) mod sass;
+pub(crate) mod small;
 pub(crate) mod tools;

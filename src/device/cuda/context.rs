@@ -1,6 +1,6 @@
 //! One device of the driver: its context, its stream, and everything that is asked of them in turn.
 
-use super::status::CudaStatus;
+use super::status::{CudaFailure, CudaStatus};
 use crate::device::Arch;
 use crate::{Error, Result};
 use cudarc::driver::sys::{self, CUcontext, CUdevice, CUdevice_attribute, CUresult, CUstream};
@@ -115,7 +115,16 @@ impl Drop for Context {
 impl Turn<'_> {
     /// Calls the driver; `doing` completes "cannot …".
     pub(super) fn call(&mut self, doing: &str, call: impl FnOnce() -> CUresult) -> Result<()> {
-        self.status(call).map_err(|status| status.error(&self.context.name, doing))
+        self.status(call).map_err(|status| match status.failure() {
+            CudaFailure::OutOfMemory => self.out_of_memory(&format!("to {doing}"), None),
+            _ => status.error(&self.context.name, doing),
+        })
+    }
+
+    /// The error of what lacks memory; `what` completes "… needs".
+    pub(super) fn out_of_memory(&mut self, what: &str, asked: Option<u64>) -> Error {
+        let (free, total) = self.memory();
+        Error::OutOfMemory { device: self.context.name.clone(), what: what.to_owned(), asked, free, total }
     }
 
     /// The same with the bare status.

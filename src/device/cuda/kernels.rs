@@ -3,7 +3,7 @@
 use super::cache::{self, Cache};
 use super::context::Context;
 use super::nvrtc::{Code, Lazy, Source};
-use super::{CudaOptions, CudaStatus};
+use super::{CudaFailure, CudaOptions, CudaStatus};
 use crate::device::KernelKey;
 use crate::device::cpu::Cpu;
 use crate::{Error, Result};
@@ -144,6 +144,7 @@ impl Module {
         match turn.status(|| unsafe { sys::cuModuleLoadData(&raw mut handle, image.as_ptr().cast()) }) {
             Ok(()) => Ok(Ok(Self { context: context.clone(), handle })),
             Err(status) if status.is_no_binary() => Ok(Err(status)),
+            Err(status) if status.failure() == CudaFailure::OutOfMemory => Err(turn.out_of_memory(&format!("kernels/{}.cu", key.0), None)),
             Err(status) => Err(status.error(&context.name, &format!("load kernels/{}.cu", key.0))),
         }
     }

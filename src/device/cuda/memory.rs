@@ -24,8 +24,7 @@ impl DeviceMemory {
             if status.failure() != super::CudaFailure::OutOfMemory {
                 return Err(status.error(&context.name, &format!("allocate {bytes} bytes for {what}")));
             }
-            let (free, total) = turn.memory();
-            return Err(Error::OutOfMemory { device: context.name.clone(), what: what.to_owned(), asked: bytes as u64, free, total });
+            return Err(turn.out_of_memory(what, Some(bytes as u64)));
         }
         drop(turn);
         Ok(Self { context: context.clone(), address, bytes })
@@ -108,7 +107,13 @@ impl Staging {
     pub(super) fn new(context: &Arc<Context>) -> Result<Self> {
         let mut start = std::ptr::null_mut();
         // SAFETY: a context is current; the pointer is to a local.
-        context.turn()?.call("lock host memory for copies", || unsafe { sys::cuMemHostAlloc(&raw mut start, 2 * HALF, 0) })?;
+        context.turn()?.status(|| unsafe { sys::cuMemHostAlloc(&raw mut start, 2 * HALF, 0) }).map_err(|status| {
+            let what = format!(
+                "cannot have {} MiB of the machine's own memory page-locked for copies ({status}); end other programs or raise the limit",
+                2 * HALF >> 20
+            );
+            Error::Device { device: context.name.clone(), what }
+        })?;
         Ok(Self { context: context.clone(), start })
     }
 

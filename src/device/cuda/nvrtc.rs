@@ -46,25 +46,25 @@ impl Nvrtc {
             Some(path) => open(path.as_os_str()).map_err(|e| fail(format!("cannot load NVRTC from {}: {e}", path.display())))?,
             None => cudarc::get_lib_name_candidates("nvrtc").into_iter().find_map(|name| open(name.as_ref()).ok()).ok_or_else(missing)?,
         };
-        let nvrtc = Self::of(library).map_err(|e| fail(format!("what was loaded as NVRTC is not: {e}")))?;
-        if nvrtc.version < OLDEST {
-            let (major, minor) = nvrtc.version;
+        let other = |e| fail(format!("what was loaded as NVRTC is not: {e}"));
+        // first of all: an old one lacks other functions
+        let (major, minor) = version(&library).map_err(other)?;
+        if (major, minor) < OLDEST {
             return Err(fail(format!("NVRTC is of version {major}.{minor}; {}.{} or newer is needed", OLDEST.0, OLDEST.1)));
         }
-        Ok(nvrtc)
+        Self::of(library, (major, minor)).map_err(other)
     }
 
-    fn of(library: Library) -> Result<Self, libloading::Error> {
+    fn of(library: Library, version: (i32, i32)) -> Result<Self, libloading::Error> {
         // SAFETY of every block: the types are those of nvrtc.h, which has not changed them since CUDA 11.2.
-        let version: unsafe extern "C" fn(*mut c_int, *mut c_int) -> Status = unsafe { *library.get(b"nvrtcVersion\0")? };
         let count: unsafe extern "C" fn(*mut c_int) -> Status = unsafe { *library.get(b"nvrtcGetNumSupportedArchs\0")? };
         let list: unsafe extern "C" fn(*mut c_int) -> Status = unsafe { *library.get(b"nvrtcGetSupportedArchs\0")? };
-        let (mut major, mut minor, mut archs) = (0, 0, 0);
-        unsafe { (version(&raw mut major, &raw mut minor), count(&raw mut archs)) };
+        let mut archs = 0;
+        unsafe { count(&raw mut archs) };
         let mut known = vec![0; archs.max(0) as usize];
         unsafe { list(known.as_mut_ptr()) };
         Ok(Self {
-            version: (major, minor),
+            version,
             archs: known.into_iter().map(|a| a as u32).collect(),
             create: unsafe { *library.get(b"nvrtcCreateProgram\0")? },
             compile: unsafe { *library.get(b"nvrtcCompileProgram\0")? },
@@ -194,6 +194,15 @@ impl Source {
 fn open(name: &std::ffi::OsStr) -> Result<Library, libloading::Error> {
     // SAFETY: initialising NVRTC has no effect on the rest of the process.
     unsafe { Library::new(name) }
+}
+
+/// Major and minor version of NVRTC.
+fn version(library: &Library) -> Result<(i32, i32), libloading::Error> {
+    type Version = unsafe extern "C" fn(*mut c_int, *mut c_int) -> Status;
+    let (mut major, mut minor) = (0, 0);
+    // SAFETY: the type is that of nvrtc.h, the same in all versions; the pointers are to locals.
+    unsafe { library.get::<Version>(b"nvrtcVersion\0")?(&raw mut major, &raw mut minor) };
+    Ok((major, minor))
 }
 
 fn text(text: String) -> Result<CString> {

@@ -18,6 +18,7 @@ mod graph_nodes;
 mod launch;
 mod memory;
 mod module;
+mod nvrtc;
 mod occupancy;
 mod pinned;
 mod pool;
