@@ -6,6 +6,7 @@ mod common;
 
 use common::{emulated, tools};
 use dreamid_engine::Tensor;
+use dreamid_engine::pipeline::read_parameters;
 use dreamid_engine::weights::{Weights, save};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -162,6 +163,68 @@ fn a_network_that_overflows_is_watched() {
     let output = command.output().unwrap();
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(!output.status.success() && text.contains("not finite") && text.contains("vae"), "{text}");
+}
+
+/// A decoder whose residual stream leaves the range of f16, though all its weights are in it.
+fn wide_decoder() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    for part in ["", "text_encoder", "tokenizer", "scheduler", "unet", "vae"] {
+        std::fs::create_dir_all(dir.path().join(part)).unwrap();
+        for file in std::fs::read_dir(folder("tiny-a").join(part)).unwrap().map(|f| f.unwrap().path()).filter(|f| f.is_file()) {
+            std::fs::copy(&file, dir.path().join(part).join(file.file_name().unwrap())).unwrap();
+        }
+    }
+    let file = dir.path().join("vae/diffusion_pytorch_model.safetensors");
+    let weights = Weights::from_bytes("vae", std::fs::read(&file).unwrap()).unwrap();
+    let factor = |name: &str| if name.starts_with("decoder.conv_in.") { 5e4 } else { 1.0 };
+    let scaled = |name: &str| {
+        let tensor = weights.tensor(name).unwrap();
+        let values: Vec<f32> = tensor.to_f32_vec().iter().map(|v| v * factor(name)).collect();
+        assert!(values.iter().all(|v| v.abs() < 65504.0), "{name} does not fit into f16");
+        (name.to_owned(), Tensor::from_f32(tensor.shape(), &values).unwrap())
+    };
+    let tensors: Vec<(String, Tensor)> = weights.names().into_iter().map(scaled).collect();
+    save(&file, &tensors.iter().map(|(n, t)| (n.as_str(), t)).collect::<Vec<_>>(), &[]).unwrap();
+    dir
+}
+
+#[test]
+fn what_leaves_the_range_of_f16_is_computed_in_f32() {
+    let model = wide_decoder();
+    let dir = tempfile::tempdir().unwrap();
+    let generate = |dtype: &str| {
+        let mut command = on_cuda(&["generate", "--steps", "2", "--prompt", "oil painting style", "--size", "16x16"], dtype);
+        let path = dir.path().join(format!("{dtype}.png"));
+        let output = command.arg("--model").arg(model.path()).arg("--out").arg(&path).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{text}");
+        (image::open(&path).unwrap().to_rgb8().into_raw(), read_parameters(&path).unwrap().unwrap().dtype, text)
+    };
+    let (f32, f16) = (generate("f32"), generate("f16"));
+    assert_eq!((f32.1.as_str(), f16.1.as_str()), ("f32", "f16, vae in f32"));
+    assert!(f16.2.contains("leaves the range of f16") && !f32.2.contains("range"), "{}", f16.2);
+    let off = f32.0.iter().zip(&f16.0).map(|(a, b)| a.abs_diff(*b)).max().unwrap();
+    assert!(off <= 8, "a byte of the picture differs by {off}");
+    // said in the configuration: no attempt in f16
+    let config = model.path().join("vae/config.json");
+    let text = std::fs::read_to_string(&config).unwrap();
+    std::fs::write(&config, text.replacen('{', "{ \"force_upcast\": true,", 1)).unwrap();
+    let known = generate("f16");
+    assert_eq!((known.1.as_str(), &known.0), ("f16, vae in f32", &f16.0));
+    assert!(!known.2.contains("leaves the range"), "{}", known.2);
+}
+
+/// The decoder alone in f16: the place in the model where it happens first.
+#[test]
+fn the_watch_names_what_overflows_in_f16() {
+    let (model, dir) = (wide_decoder(), tempfile::tempdir().unwrap());
+    let inputs = dir.path().join("in.safetensors");
+    save(&inputs, &[("latents", &expected("tiny-a").tensor("vae.latents").unwrap())], &[]).unwrap();
+    let mut command = on_cuda(&["run", "vae-decode", "--watch"], "f16");
+    command.arg("--model").arg(model.path()).arg("--inputs").arg(&inputs).arg("--outputs").arg(dir.path().join("out.safetensors"));
+    let output = command.output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && text.contains("vae.decoder.conv_in (conv2d)") && text.contains("not finite"), "{text}");
 }
 
 /// A whole request: prompt, steps, picture.

@@ -6,6 +6,8 @@ use std::process::Command;
 use std::sync::Arc;
 
 const CHILD: &str = "CUEMU_TEST_CHILD";
+/// Where the loader looks: for the emulator first, then where a test says.
+const LIBRARIES: &str = "LD_LIBRARY_PATH";
 
 /// Defines a test that runs under the emulator, with further environment variables, and may look at what the process wrote to its error
 /// stream.
@@ -34,19 +36,15 @@ pub(crate) fn child(test: &str, variables: &[(&str, &str)], body: impl FnOnce())
     let folder = tempfile::tempdir().unwrap();
     let driver = cuda_emulator::install(&folder.path().join("driver")).unwrap();
     let (_, name) = test.split_once("::").unwrap();
-    // A folder with NVRTC may be named for the test that compiles.
-    let path = format!("{}:{}", driver.display(), std::env::var("CUEMU_TEST_NVRTC").unwrap_or_default());
+    let further = variables.iter().find(|(name, _)| *name == LIBRARIES).map_or("", |(_, folder)| folder);
+    let path = format!("{}:{further}", driver.display());
     let mut command = Command::new(std::env::current_exe().unwrap());
     // Settings of whoever runs the tests are not theirs.
     for (setting, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("CUEMU_")) {
         command.env_remove(setting);
     }
     command.env_remove("CUDA_LAUNCH_BLOCKING");
-    command
-        .args([name, "--exact", "--include-ignored", "--nocapture"])
-        .env(CHILD, "1")
-        .env("LD_LIBRARY_PATH", path)
-        .envs(variables.iter().copied());
+    command.args([name, "--exact", "--nocapture"]).env(CHILD, "1").envs(variables.iter().copied()).env(LIBRARIES, path);
     let output = command.output().unwrap();
     let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success() && stdout.contains("1 passed"), "{name}\n{stdout}\n{stderr}");

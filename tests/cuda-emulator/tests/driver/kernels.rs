@@ -1,6 +1,7 @@
 //! Modules and launches.
 
 use crate::harness::{Axpy, fails, kernels, last_fault, start};
+use crate::tools;
 use cudarc::driver::sys::{self, CUfunction_attribute_enum as Attribute, CUresult as Status};
 use cudarc::driver::{CudaStream, DevicePtr, DevicePtrMut, LaunchConfig, PushKernelArg, result};
 use cudarc::nvrtc::Ptx;
@@ -33,9 +34,8 @@ emulated! {
 }
 
 emulated! {
-    /// The same from source, by the NVRTC in the folder that `CUEMU_TEST_NVRTC` names.
-    #[ignore = "needs NVRTC: name its folder in CUEMU_TEST_NVRTC"]
-    fn a_kernel_compiled_now_runs() {
+    /// The same from source, by the NVRTC that the engine's tests install.
+    fn a_kernel_compiled_now_runs() with ["LD_LIBRARY_PATH" = tools::nvrtc().parent().unwrap().display().to_string()] {
         let (context, stream) = start();
         let options = cudarc::nvrtc::CompileOptions {
             options: vec!["-default-device".to_owned()],

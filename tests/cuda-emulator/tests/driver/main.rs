@@ -9,3 +9,6 @@ mod failures;
 mod kernels;
 mod memory;
 mod streams;
+#[allow(dead_code)] // the engine's tests use the rest
+#[path = "../../../common/tools.rs"]
+mod tools;
