@@ -16,6 +16,7 @@ pub mod models;
 pub mod ops;
 pub mod pipeline;
 mod shape;
+pub mod simulate;
 mod tensor;
 pub mod weights;
 

@@ -265,3 +265,28 @@ fn bench_writes_the_figures_of_every_stage() {
     refused(&["bench", "--model", &model, "--device", "null"], 1, &["--device cpu"]);
     refused(&["bench", "--model", &model, "--stages", "dream"], 2, &["vae-encode"]);
 }
+
+#[test]
+fn bench_simulates_devices_that_are_not_there() {
+    let scratch = Scratch::new();
+    let json = scratch.path("simulated.json").display().to_string();
+    for (device, target) in [("a100", 8.5), ("h100", 5.5)] {
+        let text = shown(&["bench", "--simulate", device, "--json", &json]);
+        assert_eq!(text.matches("simulated bound, not a measurement").count(), 2, "{text}");
+        assert!(text.contains("attention_tensor") && text.contains("a picture in all"), "{text}");
+        let report: serde_json::Value = serde_json::from_slice(&std::fs::read(&json).unwrap()).unwrap();
+        assert_eq!((&report["kind"], &report["device"]), (&"simulated bound, not a measurement".into(), &device.into()));
+        let stages = report["stages"].as_array().unwrap();
+        let unet = stages.iter().find(|s| s["stage"] == "unet").unwrap();
+        assert_eq!((&unet["target_ms"], &unet["runs"]), (&target.into(), &30.into()));
+        // no kernel is faster than the tensor cores' published rate for what the graph must multiply
+        assert!(unet["bound_ms"].as_f64().unwrap() > unet["flops"].as_f64().unwrap() / if device == "a100" { 312e9 } else { 989.4e9 });
+        let kernels = unet["kernels"].as_array().unwrap();
+        let sum: f64 = kernels.iter().map(|k| k["bound_us"].as_f64().unwrap()).sum();
+        assert!((sum / 1e3 / unet["bound_ms"].as_f64().unwrap() - 1.0).abs() < 1e-6);
+        let all: f64 = stages.iter().map(|s| s["bound_ms"].as_f64().unwrap() * s["runs"].as_f64().unwrap()).sum();
+        assert!((all / report["picture_ms"].as_f64().unwrap() - 1.0).abs() < 1e-6);
+    }
+    refused(&["bench", "--simulate", "abacus"], 2, &["a100"]);
+    refused(&["bench", "--simulate", "a100", "--stages", "unet"], 2, &["cannot be used with"]);
+}

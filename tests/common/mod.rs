@@ -8,6 +8,7 @@ pub(crate) mod fill;
 pub(crate) mod host;
 pub(crate) mod lowering;
 pub(crate) mod operations;
+pub(crate) mod sampled;
 pub(crate) mod sass;
 pub(crate) mod small;
 pub(crate) mod tools;

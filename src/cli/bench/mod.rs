@@ -2,6 +2,7 @@
 
 mod ceilings;
 mod memory;
+mod simulate;
 mod stage;
 
 use super::format::table;
@@ -39,6 +40,9 @@ pub(crate) struct BenchArgs {
     /// Also show the time of each operation
     #[arg(long)]
     profile: bool,
+    /// Measure nothing: bounds of the CUDA kernels on a device, for full-size Stable Diffusion 2.1-base at 512x512
+    #[arg(long, value_enum, value_name = "DEVICE", conflicts_with_all = ["model", "stages", "face", "size", "repeat", "profile"])]
+    simulate: Option<simulate::Simulated>,
     /// Precision auto means bf16 where the processor multiplies it natively, else f32
     #[command(flatten)]
     device: DeviceArgs,
@@ -102,6 +106,9 @@ struct Report {
 
 /// Carries out `bench`.
 pub(crate) fn run(args: &BenchArgs) -> Result<()> {
+    if let Some(device) = args.simulate {
+        return simulate::run(device, args.json.as_deref());
+    }
     let model = args.model.open()?;
     let device = args.device.open()?;
     let Device::Cpu(cpu) = &device else {

@@ -4,7 +4,7 @@
 mod common;
 
 use common::{HEAD, Rig};
-use cuda_emulator::Counters;
+use cuda_emulator::{Counters, Launch, Touched, run_blocks};
 
 /// Runs a body in 2 blocks of 64 threads. `%at` is `a` plus `stride` bytes per thread of the grid; shared memory `tile` has 8192 bytes, all
 /// of which is written beforehand by the 4-byte stores that the returned counts include: 32 a warp.
@@ -112,4 +112,34 @@ ld.global.u32 %r1, [%at];",
     let mut twice = c.clone();
     twice.merge(&c);
     assert!(twice.fields().iter().zip(c.fields()).all(|(a, b)| a.0 == b.0 && a.1 == 2 * b.1));
+}
+
+#[test]
+fn some_blocks_of_a_grid() {
+    let rig = Rig::new(&format!(
+        "{HEAD}.visible .entry k(.param .u64 a, .param .u64 b)
+{{
+.reg .b64 %a, %b, %o; .reg .b32 %t, %r;
+ld.param.u64 %a, [a]; ld.param.u64 %b, [b];
+mov.u32 %t, %tid.x; mad.lo.u32 %t, %ctaid.x, 64, %t; mul.wide.u32 %o, %t, 4;
+add.s64 %a, %a, %o; add.s64 %b, %b, %o;
+ld.global.u32 %r, [%a]; st.global.u32 [%b], %r;
+ret;
+}}
+"
+    ));
+    let (a, b, other) = (rig.upload(&[1u32; 640]), rig.memory.alloc(2560).unwrap(), rig.upload(&[1u32; 64]));
+    let params = common::bytes(&[a, b]);
+    let launch = Launch { module: &rig.module, entry: "k", grid: [10, 1, 1], block: [64, 1, 1], dynamic_shared: 0, params: &params };
+    let some = run_blocks(&rig.device, &rig.memory, &launch, &[9, 2, 2], 1).unwrap();
+    assert_eq!((some.counters.blocks, some.counters.load_sectors, some.counters.unique_load_bytes), (3, 24, 512));
+    let of = |address| some.touched.iter().find(|t| t.address == address).copied();
+    assert_eq!(of(a), Some(Touched { address: a, bytes: 2560, loaded: 512, stored: 0 }));
+    assert_eq!(of(b), Some(Touched { address: b, bytes: 2560, loaded: 0, stored: 512 }));
+    assert_eq!(of(other), None);
+    // what was not asked for did not happen
+    assert!(rig.memory.read(b + 9 * 256, &mut [0; 256]).is_ok() && rig.memory.read(b, &mut [0; 4]).is_err());
+    let beyond = run_blocks(&rig.device, &rig.memory, &launch, &[10], 1).unwrap_err();
+    assert!(beyond.to_string().contains("block 10 of a grid of 10"), "{beyond}");
+    assert!(run_blocks(&rig.device, &rig.memory, &launch, &[], 1).unwrap().touched.is_empty());
 }

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 
 use super::lanes::{LANES, lanes_of};
+use super::launch::Touched;
 use super::stop::Stop;
 use crate::memory::{Allocation, Memory, each_word, position, zeroed};
 use crate::{Counters, FaultKind};
@@ -173,6 +174,19 @@ impl<'a> Global<'a> {
     #[inline(always)]
     fn touched(&self, at: usize, store: bool) -> &[AtomicU64] {
         self.touched[at][usize::from(store)].get_or_init(|| zeroed(self.live[at].size.div_ceil(SECTOR * 64) as usize))
+    }
+
+    /// What this launch has done to each allocation so far.
+    pub(super) fn touched_allocations(&self) -> Vec<Touched> {
+        let count = |bits: &OnceLock<Box<[AtomicU64]>>| {
+            bits.get().map(|words| SECTOR * words.iter().map(|w| u64::from(w.load(Relaxed).count_ones())).sum::<u64>())
+        };
+        let touched = self.live.iter().zip(&self.touched).filter_map(|(a, [loads, stores])| {
+            let (loaded, stored) = (count(loads), count(stores));
+            loaded.or(stored)?;
+            Some(Touched { address: a.start, bytes: a.size, loaded: loaded.unwrap_or(0), stored: stored.unwrap_or(0) })
+        });
+        touched.collect()
     }
 
     /// Whether this launch touches a sector for the first time.

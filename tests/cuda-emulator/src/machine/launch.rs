@@ -25,9 +25,56 @@ pub struct Launch<'a> {
     pub params: &'a [u8],
 }
 
+/// What some blocks of a grid did.
+#[derive(Clone, Debug, Default)]
+pub struct Sampled {
+    /// Counts of those blocks alone.
+    pub counters: Counters,
+    /// The allocations that they read or wrote, by address.
+    pub touched: Vec<Touched>,
+}
+
+/// What a launch did to one allocation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Touched {
+    /// Where the allocation starts.
+    pub address: u64,
+    /// Its size in bytes.
+    pub bytes: u64,
+    /// Bytes that were read at least once, in whole sectors.
+    pub loaded: u64,
+    /// Bytes that were written at least once, in whole sectors.
+    pub stored: u64,
+}
+
 /// Runs a grid on `threads` threads of the host, to its end or its first fault: of several blocks that fail, the one that started first is
 /// reported. Results do not depend on `threads`, unless the kernel itself depends on the order of its blocks (atomics on floats).
 pub fn run(device: &DeviceModel, memory: &Memory, launch: &Launch<'_>, threads: usize) -> Result<Counters, Fault> {
+    let blocks: u64 = launch.grid.iter().map(|&n| u64::from(n)).product();
+    let index = |at| if device.blocks_descend { blocks - 1 - at } else { at };
+    run_indices(device, memory, launch, &index, blocks, threads).map(|sampled| sampled.counters)
+}
+
+/// Runs only the blocks named by their index in the grid (x fastest, then y), in that order, as [`run`] does: to count what a launch costs without paying
+/// for all of it. A kernel whose blocks wait for each other, or whose last block finishes what others began, needs all that belong together.
+pub fn run_blocks(device: &DeviceModel, memory: &Memory, launch: &Launch<'_>, blocks: &[u64], threads: usize) -> Result<Sampled, Fault> {
+    let all: u64 = launch.grid.iter().map(|&n| u64::from(n)).product();
+    if let Some(beyond) = blocks.iter().find(|&&b| b >= all) {
+        let detail = format!("block {beyond} of a grid of {all}");
+        return Err(Fault { kernel: launch.entry.to_string(), ..Fault::new(FaultKind::BadLaunch, detail) });
+    }
+    run_indices(device, memory, launch, &|at| blocks[at as usize], blocks.len() as u64, threads)
+}
+
+/// Runs `blocks` blocks, whose indices in the grid `index` gives.
+fn run_indices(
+    device: &DeviceModel,
+    memory: &Memory,
+    launch: &Launch<'_>,
+    index: &(dyn Fn(u64) -> u64 + Sync),
+    blocks: u64,
+    threads: usize,
+) -> Result<Sampled, Fault> {
     let named = |kind, detail: String| Fault { kernel: launch.entry.to_string(), ..Fault::new(kind, detail) };
     let Some((entry, program)) = launch.module.program(launch.entry) else {
         return Err(named(FaultKind::BadLaunch, "no such kernel in the module, or the module is not loaded".to_string()));
@@ -38,7 +85,6 @@ pub fn run(device: &DeviceModel, memory: &Memory, launch: &Launch<'_>, threads: 
         presets[row as usize] = launch.module.variables()[variable].address.wrapping_add_signed(offset);
     }
     let global = Global::new(memory);
-    let blocks: u64 = launch.grid.iter().map(|&n| u64::from(n)).product();
     let next = AtomicU64::new(0);
     let work = || {
         let mut block = Block::new(launch, device, program, &global, &presets);
@@ -49,9 +95,9 @@ pub fn run(device: &DeviceModel, memory: &Memory, launch: &Launch<'_>, threads: 
                 break;
             }
             let [x, y, _] = launch.grid.map(u64::from);
-            let place = if device.blocks_descend { blocks - 1 - at } else { at };
-            let index = [place % x, place / x % y, place / (x * y)].map(|i| i as u32);
-            if let Err(fault) = block.run(index) {
+            let linear = index(at);
+            let place = [linear % x, linear / x % y, linear / (x * y)].map(|i| i as u32);
+            if let Err(fault) = block.run(place) {
                 // Blocks after this one need not run; those before it run already.
                 next.fetch_max(blocks, Relaxed);
                 found = Some((at, fault));
@@ -89,7 +135,7 @@ pub fn run(device: &DeviceModel, memory: &Memory, launch: &Launch<'_>, threads: 
     }
     match first {
         Some((_, fault)) => Err(fault),
-        None => Ok(counters),
+        None => Ok(Sampled { counters, touched: global.touched_allocations() }),
     }
 }
 

@@ -15,7 +15,7 @@ mod together;
 mod warp;
 
 pub(crate) use lanes::{Alu, Class, LANES, NEGATED, Operands, find as lane_operation};
-pub use launch::{Launch, run};
+pub use launch::{Launch, Sampled, Touched, run, run_blocks};
 pub(crate) use tensor::product;
 
 /// Generic addresses of shared memory start here; device addresses are far above.

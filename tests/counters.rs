@@ -1,0 +1,117 @@
+//! What every launch of a picture at full size asks of the machine, counted on the emulated device: `kernels/counters.csv`, from which
+//! `bench --simulate` computes. Representative blocks are run and scaled to the grid. `UPDATE_COUNTERS=1` writes that table anew.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
+
+mod common;
+
+use common::{sampled, tools};
+use cuda_emulator::DeviceModel;
+use dreamid_engine::device::cuda::Compiler;
+use dreamid_engine::graph::lower;
+use dreamid_engine::simulate::{Counted, Gpu, Tables, launch_key, simulate, stages};
+use sampled::{Device, Job};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+#[test]
+fn counters_are_those_of_the_table_and_flaws_are_known() {
+    let compiler = Compiler::load(Some(&tools::nvrtc())).unwrap();
+    let mut found: BTreeMap<String, Counted> = BTreeMap::new();
+    for (gpu, model) in [(Gpu::A100, DeviceModel::a100()), (Gpu::H100, DeviceModel::h100())] {
+        let device = Device::new(model, &compiler);
+        let jobs = jobs(&gpu);
+        let done = Mutex::new(Vec::new());
+        on_all_cores(jobs.len(), |i| {
+            let counted = device.count(&jobs[i]);
+            done.lock().unwrap().extend(counted);
+        });
+        found.extend(done.into_inner().unwrap());
+    }
+    flaws_are_known(&compare_with_table(&found));
+}
+
+/// Operations whose launches are not those of an operation before it.
+fn jobs(gpu: &Gpu) -> Vec<Job> {
+    let (mut jobs, mut known) = (Vec::new(), BTreeSet::new());
+    for stage in stages().unwrap() {
+        let lowered = lower(&stage.graph, &gpu.arch.into()).unwrap();
+        for (node, lowered) in stage.graph.nodes().iter().zip(lowered) {
+            let keys: Vec<String> = lowered.launches.iter().map(|launch| launch_key(launch, gpu.arch)).collect();
+            if keys.iter().any(|key| !known.contains(key)) {
+                let inputs = node.inputs.iter().map(|v| v.map(|v| stage.graph.ty(v))).collect();
+                let outputs = node.outputs.iter().map(|&v| stage.graph.ty(v)).collect();
+                known.extend(keys.iter().cloned());
+                jobs.push(Job { keys, inputs, outputs, lowered });
+            }
+        }
+    }
+    jobs
+}
+
+fn compare_with_table(found: &BTreeMap<String, Counted>) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels/counters.csv");
+    let rows = found.iter().map(|(key, counted)| format!("{key},{}\n", counted.row()));
+    let text = format!("{}\n{}", Counted::header(), rows.collect::<String>());
+    if std::env::var_os("UPDATE_COUNTERS").is_some() {
+        fs::write(&path, &text).unwrap();
+    }
+    let table = fs::read_to_string(&path).unwrap();
+    let (known, new): (BTreeSet<&str>, BTreeSet<&str>) = (table.lines().collect(), text.lines().collect());
+    let changed: Vec<&&str> = new.difference(&known).chain(known.difference(&new)).collect();
+    assert!(
+        changed.is_empty(),
+        "kernels/counters.csv differs in {} rows; `UPDATE_COUNTERS=1 cargo test --test counters` writes it anew:\n{}",
+        changed.len(),
+        changed.iter().take(20).map(|row| format!("{row}\n")).collect::<String>()
+    );
+    table
+}
+
+fn flaws_are_known(counters: &str) {
+    let resources = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels/resources.csv")).unwrap();
+    let tables = Tables::new(counters, &resources).unwrap();
+    let mut found = BTreeSet::new();
+    for gpu in [Gpu::A100, Gpu::H100] {
+        for stage in simulate(&gpu, &tables).unwrap().stages {
+            for kernel in &stage.kernels {
+                let name = kernel.kernel.split('<').next().unwrap();
+                found.extend(kernel.flaws.iter().map(|flaw| format!("{} {name} {flaw:?}", stage.stage)));
+            }
+        }
+    }
+    let found: Vec<&str> = found.iter().map(String::as_str).collect();
+    assert_eq!(found, FLAWS, "in a list: {found:#?}");
+}
+
+fn on_all_cores(jobs: usize, job: impl Fn(usize) + Sync) {
+    let next = AtomicUsize::new(0);
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                while let Some(i) = Some(next.fetch_add(1, Ordering::Relaxed)).filter(|&i| i < jobs) {
+                    job(i);
+                }
+            });
+        }
+    });
+}
+
+/// Kernels of at least a hundredth of a stage that waste sectors or let lanes wait in shared memory, on either device. They
+/// may only get fewer, and one that is gone is to be taken out of this list.
+const FLAWS: &[&str] = &[
+    "encode conv2d::conv2d_tensor Sectors",
+    "encode linear::linear_plain Conflicts",
+    "encode linear::linear_plain Sectors",
+    "unet group_norm::group_norm_apply Conflicts",
+    "unet group_norm::group_norm_slab Conflicts",
+    "unet group_norm::group_norm_slab Sectors",
+    "unet group_norm::group_norm_statistics Conflicts",
+    "vae-decode attention::attention_wide Conflicts",
+    "vae-decode group_norm::group_norm_apply Conflicts",
+    "vae-decode group_norm::group_norm_slab Conflicts",
+    "vae-decode group_norm::group_norm_statistics Conflicts",
+];
