@@ -4,23 +4,13 @@
 
 mod common;
 
+use common::networks::{MODELS, NETWORKS, error, expected, folder, given, on_cpu, run, same_picture};
 use common::{emulated, tools};
 use dreamid_engine::Tensor;
 use dreamid_engine::pipeline::read_parameters;
 use dreamid_engine::weights::{Weights, save};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
-
-/// Stored as f32, f16 and bf16; of unusual shapes.
-const MODELS: [&str; 3] = ["tiny-a", "tiny-b", "tiny-c"];
-
-fn folder(model: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(model)
-}
-
-fn expected(model: &str) -> Weights {
-    Weights::open(folder(model).join("expected.safetensors")).unwrap()
-}
 
 /// The program on the emulated device, with the arguments that every command takes.
 fn on_cuda(command: &[&str], dtype: &str) -> Command {
@@ -29,81 +19,6 @@ fn on_cuda(command: &[&str], dtype: &str) -> Command {
     program.args(command).args(["--device", "cuda", "--dtype", dtype]);
     program.arg("--nvrtc").arg(tools::nvrtc()).arg("--kernel-cache").arg(cache);
     program
-}
-
-fn on_cpu(command: &[&str], dtype: &str) -> Command {
-    let mut program = Command::new(env!("CARGO_BIN_EXE_dreamid-engine"));
-    program.args(command).args(["--device", "cpu", "--dtype", dtype]);
-    program
-}
-
-fn succeed(mut command: Command) {
-    let output = command.output().unwrap();
-    assert!(output.status.success(), "{command:?}:\n{}", String::from_utf8_lossy(&output.stderr));
-}
-
-/// What `run GRAPH` gives for some tensors.
-fn run(
-    program: fn(&[&str], &str) -> Command,
-    graph: &str,
-    model: &str,
-    dtype: &str,
-    tensors: &[(&str, Tensor)],
-    extra: &[&str],
-) -> Weights {
-    let dir = tempfile::tempdir().unwrap();
-    let (inputs, outputs) = (dir.path().join("in.safetensors"), dir.path().join("out.safetensors"));
-    let refs: Vec<(&str, &Tensor)> = tensors.iter().map(|(n, t)| (*n, t)).collect();
-    save(&inputs, &refs, &[]).unwrap();
-    let mut command = program(&["run", graph], dtype);
-    command.args(extra).arg("--model").arg(folder(model)).arg("--inputs").arg(&inputs).arg("--outputs").arg(&outputs);
-    succeed(command);
-    // read now: the folder goes
-    Weights::from_bytes(format!("{graph} of {model}"), std::fs::read(&outputs).unwrap()).unwrap()
-}
-
-/// Largest difference over largest value.
-fn error(got: &Tensor, want: &Tensor) -> f32 {
-    assert_eq!(got.shape(), want.shape());
-    let (got, want) = (got.to_f32_vec(), want.to_f32_vec());
-    let scale = want.iter().fold(0.0f32, |m, v| m.max(v.abs()));
-    got.iter().zip(&want).fold(0.0f32, |m, (a, b)| if (a - b).is_finite() { m.max((a - b).abs()) } else { f32::INFINITY }) / scale
-}
-
-/// A network with a case of the fixture: its name, what it takes, what it gives under which name of the fixture.
-struct Network {
-    graph: &'static str,
-    case: &'static str,
-    takes: &'static [&'static str],
-    gives: &'static [(&'static str, &'static str)],
-}
-
-const UNET: &[&str] = &["latents", "timesteps", "context"];
-const NETWORKS: [Network; 6] = [
-    Network { graph: "text", case: "text", takes: &["input_ids"], gives: &[("hidden", "hidden")] },
-    Network { graph: "text", case: "text", takes: &["input_ids", "positions", "embeds"], gives: &[("hidden", "hidden_injected")] },
-    Network { graph: "unet", case: "unet.0", takes: UNET, gives: &[("eps", "eps")] },
-    Network { graph: "unet", case: "unet.2", takes: UNET, gives: &[("eps", "eps")] },
-    Network { graph: "vae-decode", case: "vae", takes: &["latents"], gives: &[("image", "decoded")] },
-    Network { graph: "vae-encode", case: "vae", takes: &["image"], gives: &[("mean", "mean"), ("logvar", "logvar")] },
-];
-
-impl Network {
-    /// Largest difference to the fixture, over the largest value.
-    fn error(&self, program: fn(&[&str], &str) -> Command, model: &str, dtype: &str) -> f32 {
-        let want = expected(model);
-        let got = run(program, self.graph, model, dtype, &given(&want, self.case, self.takes), &[]);
-        let errors = self
-            .gives
-            .iter()
-            .map(|(name, known)| error(&got.tensor(name).unwrap(), &want.tensor(&format!("{}.{known}", self.case)).unwrap()));
-        errors.fold(0.0, f32::max)
-    }
-}
-
-/// Tensors of a case of the fixture by name.
-fn given(want: &Weights, case: &str, names: &[&'static str]) -> Vec<(&'static str, Tensor)> {
-    names.iter().map(|name| (*name, want.tensor(&format!("{case}.{name}")).unwrap())).collect()
 }
 
 #[test]
@@ -231,29 +146,12 @@ fn the_watch_names_what_overflows_in_f16() {
 #[test]
 fn a_whole_request_gives_the_picture_of_the_processor() {
     let folder = folder("tiny-a");
-    same_picture(&["--prompt", "oil painting style", "--size", "16x16", "--model", folder.to_str().unwrap()]);
+    same_picture(on_cuda, &["--prompt", "oil painting style", "--size", "16x16", "--model", folder.to_str().unwrap()]);
 }
 
 /// The main job with trained weights: photograph, face, identity, prompt, steps, picture.
 #[cfg(has_miniature)]
 #[test]
 fn the_miniature_gives_the_picture_of_the_processor() {
-    same_picture(&["--prompt", "S* as a wizard, looking at the camera"]);
-}
-
-/// Three steps of `generate` in f32 on both devices: no byte of the picture may differ by more than one.
-fn same_picture(arguments: &[&str]) {
-    let dir = tempfile::tempdir().unwrap();
-    let picture = |program: fn(&[&str], &str) -> Command, name: &str| {
-        let path = dir.path().join(name);
-        let mut command = program(&["generate", "--steps", "3"], "f32");
-        command.args(arguments).arg("--out").arg(&path);
-        succeed(command);
-        image::open(&path).unwrap().to_rgb8().into_raw()
-    };
-    let (cuda, cpu) = (picture(on_cuda, "cuda.png"), picture(on_cpu, "cpu.png"));
-    assert_eq!(cuda.len(), cpu.len());
-    let off = cuda.iter().zip(&cpu).map(|(a, b)| a.abs_diff(*b)).max().unwrap();
-    assert!(off <= 1, "a byte of the picture differs by {off}");
-    assert!(cpu.iter().any(|b| *b != cpu[0]), "the picture is of one colour");
+    same_picture(on_cuda, &["--prompt", "S* as a wizard, looking at the camera"]);
 }

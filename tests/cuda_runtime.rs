@@ -168,7 +168,7 @@ fn kept_kernels() {
     let dir = tempfile::tempdir().unwrap();
     let run = |folder: &Path, nvrtc: bool| {
         let nvrtc = if nvrtc { tools::nvrtc() } else { tools::ptxas() };
-        let cuda = CudaOptions { nvrtc: Some(nvrtc), cache: Some(folder.to_path_buf()), ptx: true };
+        let cuda = CudaOptions { nvrtc: Some(nvrtc), cache: Some(folder.to_path_buf()), ptx: true, tiles: None };
         let device = Device::open("cuda:0", &DeviceOptions { threads: Some(1), cuda })?;
         bytes_of(Executable::compile(graph(DType::F32), &weights(), &device)?)
     };

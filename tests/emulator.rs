@@ -6,16 +6,16 @@
 
 mod common;
 
-use common::operations::{cases_of, check_cases};
+use common::operations::{cases_of, check_cases, in_f16};
 use common::{bound, compiled, fill, lowering, tools};
 use cuda_emulator::{Counters, DeviceModel, Memory, Module};
 use dreamid_engine::device::cuda::Compiler;
-use dreamid_engine::device::{Arch, Launch, Lowered, Slot};
+use dreamid_engine::device::{Arch, Launch, Lowered, Slot, Target, Tiles};
 use dreamid_engine::ops::{
     Activate, Activation, Attention, Case, Cast, Concat, Conv2d, GroupNorm, Heads, HostArray, LayerNorm, Linear, normal, vector,
 };
 use dreamid_engine::{DType, Tensor, Ty};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, OnceLock};
 
 test_every_operation!(check_all);
@@ -24,15 +24,6 @@ fn check_all(op: &str) {
     let cases = cases_of(op);
     let halves: Vec<Case> = cases.iter().filter_map(in_f16).collect();
     check_cases(op, &[cases, halves].concat(), check);
-}
-
-/// A case of bf16 in f16, which the processor does not compute in; none if the operation does not take it.
-fn in_f16(case: &Case) -> Option<Case> {
-    let mut half = Case { name: format!("{} as f16", case.name), ..case.clone() };
-    let bf16 = half.inputs.iter_mut().flatten().filter(|i| i.ty.dtype == DType::Bf16);
-    let swapped = bf16.map(|i| i.ty.dtype = DType::F16).count();
-    let types: Vec<Option<Ty>> = half.inputs.iter().map(|i| i.map(|i| i.ty)).collect();
-    (swapped > 0 && half.op.infer(&types).is_ok()).then_some(half)
 }
 
 /// Largest error of a case as a share of what is allowed.
@@ -156,6 +147,47 @@ fn light_operations_touch_what_they_must() {
             assert!(needed * 100 >= asked * useful, "{}: {} wastes sectors", case.name, launch.kernel);
             assert!(touched * 100 <= compulsory as u64 * 101, "{}: {} touches too much", case.name, launch.kernel);
         }
+    }
+}
+
+/// What `tune` may choose from: each kind of product with every tile that fits, whole and in parts of the depth, to the last bit.
+#[test]
+fn every_tile_gives_the_same_bits() {
+    let (t, mut kinds) = (DType::Bf16, HashSet::new());
+    let large = |op: &str| match op {
+        "linear" => vec![
+            Case::new("gates", Linear::geglu(), vec![normal(t, [2, 64, 64]), normal(t, [128, 64]), vector(128)]),
+            Case::new("parts", Linear::plain(), vec![normal(t, [2, 64, 1280]), normal(t, [320, 1280]), vector(320)]),
+        ],
+        "conv2d" => {
+            vec![Case::new("parts", Conv2d::same(1), vec![normal(t, [1, 8, 8, 160]), normal(t, [64, 3, 3, 160]), vector(64)])]
+        }
+        _ => vec![],
+    };
+    for op in ["linear", "conv2d", "linear_grad", "conv2d_grad"] {
+        for case in [cases_of(op), large(op)].concat() {
+            let (types, outs) = lowering::types(&case);
+            let mut target = Target::from(Arch(device().arch));
+            let lowered = case.op.lower(&types, &outs, &target).unwrap();
+            let Some(product) = lowered.product.as_ref().filter(|p| p.choices.len() > 1) else { continue };
+            let flags = product.name.split_once('x').unwrap().1.split_once(' ').map_or("", |(_, flags)| flags).to_owned();
+            if !kinds.insert((op, flags, lowered.scratch > 0)) {
+                continue;
+            }
+            let inputs = fill::inputs(op, &case);
+            let (want, _) = execute(device(), &lowered, &inputs, &outs).unwrap();
+            for &shape in product.choices.iter().filter(|&&shape| shape != product.chosen) {
+                target.tiles = Arc::new(Tiles([(product.name.clone(), shape)].into()));
+                let tiled = case.op.lower(&types, &outs, &target).unwrap();
+                assert_eq!((tiled.product.as_ref().unwrap().chosen, tiled.scratch > 0), (shape, lowered.scratch > 0));
+                let (got, _) = execute(device(), &tiled, &inputs, &outs).unwrap();
+                let same = want.iter().zip(&got).all(|(want, got)| want.bytes() == got.bytes());
+                assert!(same, "{op} `{}`: {shape:?} gives other bits than {:?}", case.name, product.chosen);
+            }
+        }
+    }
+    for kind in [("linear", "gated", false), ("linear", "", true), ("conv2d", "", true), ("linear_grad", "across", false)] {
+        assert!(kinds.contains(&(kind.0, kind.1.to_owned(), kind.2)), "{kind:?} is not among {kinds:?}");
     }
 }
 

@@ -8,6 +8,7 @@ mod graphs;
 mod inspect;
 mod progress;
 mod run;
+mod tune;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use dreamid_engine::device::cpu::Isa;
@@ -40,6 +41,8 @@ enum Command {
     Inspect(inspect::InspectArgs),
     /// Measure how long each stage takes, against what this machine can do
     Bench(bench::BenchArgs),
+    /// Measure the kernels' tiles on an NVIDIA device and keep the fastest
+    Tune(tune::TuneArgs),
     /// Run one network of a model on tensors of a file, to compare it with your own code
     Run(run::RunArgs),
 }
@@ -52,6 +55,7 @@ impl Cli {
             Command::Encode(args) => encode::run(&args),
             Command::Inspect(args) => inspect::run(&args),
             Command::Bench(args) => bench::run(&args),
+            Command::Tune(args) => tune::run(&args),
             Command::Run(args) => run::run(&args),
         }
     }
@@ -103,6 +107,12 @@ pub(crate) struct DeviceArgs {
     /// CUDA: folder for compiled kernels [default: dreamid-engine/kernels in the user's cache folder]
     #[arg(long, value_name = "DIR")]
     pub(crate) kernel_cache: Option<PathBuf>,
+    /// CUDA: measured tiles, as `tune` writes them [default: what `tune` kept for the device]
+    #[arg(long, value_name = "FILE", conflicts_with = "no_tiles")]
+    pub(crate) tiles: Option<PathBuf>,
+    /// CUDA: take no measured tiles; results are the same
+    #[arg(long)]
+    pub(crate) no_tiles: bool,
 }
 
 /// Values of `--dtype`.
@@ -117,9 +127,27 @@ pub(crate) enum Precision {
 impl DeviceArgs {
     /// Opens the device.
     pub(crate) fn open(&self) -> Result<Device> {
-        let cache = self.kernel_cache.clone().or_else(user_cache);
-        let cuda = CudaOptions { nvrtc: self.nvrtc.clone(), cache, ptx: false };
-        Device::open(&self.device, &DeviceOptions { threads: self.threads.map(usize::from), cuda })
+        Device::open(&self.device, &self.options()?)
+    }
+
+    /// How the device is opened.
+    pub(crate) fn options(&self) -> Result<DeviceOptions> {
+        let tiles = match &self.tiles {
+            Some(file) if !file.is_file() => return Err(Error::file(file, "there is no such file of measured tiles; `tune` writes one")),
+            Some(file) => Some(file.clone()),
+            None => self.tiles_folder().filter(|_| !self.no_tiles),
+        };
+        let cuda = CudaOptions { nvrtc: self.nvrtc.clone(), cache: self.kernels_folder(), ptx: false, tiles };
+        Ok(DeviceOptions { threads: self.threads.map(usize::from), cuda })
+    }
+
+    fn kernels_folder(&self) -> Option<PathBuf> {
+        self.kernel_cache.clone().or_else(user_cache)
+    }
+
+    /// Where measured tiles are kept, beside the kernels that they were measured with.
+    pub(crate) fn tiles_folder(&self) -> Option<PathBuf> {
+        self.kernels_folder().map(|folder| folder.join("tiles"))
     }
 
     /// The precision asked for; `auto` if none is.

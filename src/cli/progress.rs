@@ -76,7 +76,7 @@ fn rate(progress: Progress) -> String {
 }
 
 /// Raised by the first Ctrl-C. A handler can be set once in a process.
-fn stop_flag() -> Arc<AtomicBool> {
+pub(super) fn stop_flag() -> Arc<AtomicBool> {
     static FLAG: std::sync::OnceLock<Arc<AtomicBool>> = std::sync::OnceLock::new();
     static SET: Once = Once::new();
     let flag = FLAG.get_or_init(Arc::default).clone();

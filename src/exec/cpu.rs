@@ -62,7 +62,7 @@ impl Program for CpuProgram {
             let step = Step { graph: run.graph, plan: run.plan, params: &self.params, memory: &memory, cpu: &self.cpu, node };
             step.run(run.watch)?;
             if let (Some(profile), Some(start)) = (&mut run.profile, start) {
-                profile.add(node.op.name(), start.elapsed(), run.graph.cost(node));
+                profile.add(run.graph, node, start.elapsed());
             }
         }
         Ok(())

@@ -1,5 +1,6 @@
 //! Graphs on an NVIDIA device: lowered to launches once, captured at the first run, replayed from then on.
 
+use super::profile::Profile;
 use super::program::{Program, Run, check_finite, lost};
 use crate::device::cuda::{Cuda, DeviceMemory, Tape};
 use crate::device::{Launch, Slot};
@@ -8,6 +9,7 @@ use crate::weights::Params;
 use crate::{Error, Result, Ty};
 use std::collections::HashMap;
 use std::ops::Range;
+use std::time::Duration;
 
 /// Where scratch memory starts: a multiple of this, in bytes.
 const ALIGNMENT: usize = 256;
@@ -43,17 +45,19 @@ impl CudaProgram {
     }
 
     /// Node by node, waiting for each.
-    fn run_slowly(&self, run: &mut Run<'_>) -> Result<()> {
-        for (index, launches) in &self.steps {
+    fn run_watched(&self, run: &Run<'_>) -> Result<()> {
+        self.steps.iter().try_for_each(|(index, launches)| {
             run.go_on()?;
-            let node = &run.graph.nodes()[*index];
-            let time = self.tape.step(launches.clone(), run.profile.is_some())?;
-            if run.watch {
-                self.check_finite(run, node)?;
-            }
-            if let Some(profile) = &mut run.profile {
-                profile.add(node.op.name(), time, run.graph.cost(node));
-            }
+            self.tape.step(launches.clone())?;
+            self.check_finite(run, &run.graph.nodes()[*index])
+        })
+    }
+
+    /// Launch by launch with the clock read between nodes: they follow each other without a wait, as in a replay.
+    fn run_profiled(&self, graph: &Graph, profile: &mut Profile) -> Result<()> {
+        let groups: Vec<Range<usize>> = self.steps.iter().map(|(_, launches)| launches.clone()).collect();
+        for ((index, _), time) in self.steps.iter().zip(self.tape.time_each(&groups)?) {
+            profile.add(graph, &graph.nodes()[*index], time);
         }
         Ok(())
     }
@@ -83,11 +87,19 @@ impl Program for CudaProgram {
 
     fn run(&mut self, mut run: Run<'_>) -> Result<()> {
         run.go_on()?;
-        if run.watch || run.profile.is_some() { self.run_slowly(&mut run) } else { self.tape.replay() }
+        match &mut run.profile {
+            _ if run.watch => self.run_watched(&run),
+            Some(profile) => self.run_profiled(run.graph, profile),
+            None => self.tape.replay(),
+        }
     }
 
     fn is_asynchronous(&self) -> bool {
         true
+    }
+
+    fn time(&mut self, runs: usize, replayed: bool) -> Result<Option<Duration>> {
+        self.tape.time(runs, replayed).map(Some)
     }
 
     fn read(&self, output: Value, bytes: &mut [u8]) -> Result<()> {

@@ -5,18 +5,20 @@ mod cpu;
 mod cuda;
 mod profile;
 mod program;
+pub mod tune;
 
 pub use profile::{OpTime, Profile};
 
 use crate::device::Device;
 use crate::graph::{Graph, Plan, Value, verify};
 use crate::weights::{Target, Weights, bind};
-use crate::{DType, Error, Result, Tensor};
+use crate::{DType, Error, Result, Tensor, Ty};
 use cpu::CpuProgram;
 use cuda::CudaProgram;
 use program::{Program, Run};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 /// A compiled graph: weights bound, memory planned and allocated. Running it allocates nothing that grows with the model.
 ///
@@ -80,7 +82,7 @@ impl Executable {
         self.cancel = Some(flag);
     }
 
-    /// Start to add up the time of each operation, or stop and forget.
+    /// Start to add up the time of each operation, or stop and forget. On a CUDA device not while values are watched.
     pub fn profile(&mut self, on: bool) {
         self.profile = on.then(Profile::default);
     }
@@ -137,15 +139,24 @@ impl Executable {
 
     /// Runs all nodes. Every input must have been written. A CUDA device may still be at it when this returns; [`Executable::read`] waits.
     pub fn run(&mut self) -> Result<()> {
+        self.ready()?;
         let program = self.program.as_mut().ok_or_else(computes_nothing)?;
-        let lacking: Vec<&str> = self.graph.inputs().filter(|(_, v)| !self.written.contains(v)).map(|(n, _)| n).collect();
-        if !lacking.is_empty() {
-            return Err(Error::input(format!("inputs not written: {}", lacking.join(", "))));
-        }
         let (cancel, profile) = (self.cancel.as_deref(), self.profile.as_mut());
         program.run(Run { graph: &self.graph, plan: &self.plan, watch: self.watch, cancel, profile })?;
         self.runs += 1;
         Ok(())
+    }
+
+    /// Time of `runs` runs in a row by the device's own clock; none where it has none. `replayed` runs are those of [`Executable::run`];
+    /// else every launch is asked for by itself, on devices where that makes a difference.
+    pub fn device_time(&mut self, runs: usize, replayed: bool) -> Result<Option<Duration>> {
+        self.ready()?.time(runs, replayed)
+    }
+
+    /// Writes all inputs for a measurement: numbers that are no zeros to skip and lead to nothing that overflows.
+    pub fn write_ordinary_inputs(&mut self) -> Result<()> {
+        let inputs: Vec<(String, Ty)> = self.graph.inputs().map(|(name, value)| (name.to_owned(), self.graph.ty(value))).collect();
+        inputs.into_iter().try_for_each(|(name, ty)| self.write(&name, &ordinary(ty)?))
     }
 
     /// An output of the last run; floats come as f32.
@@ -187,12 +198,30 @@ impl Executable {
         self.program.as_mut().ok_or_else(computes_nothing)
     }
 
+    /// The program, if every input has been written.
+    fn ready(&mut self) -> Result<&mut Box<dyn Program>> {
+        let program = self.program.as_mut().ok_or_else(computes_nothing)?;
+        let lacking: Vec<&str> = self.graph.inputs().filter(|(_, v)| !self.written.contains(v)).map(|(n, _)| n).collect();
+        if lacking.is_empty() { Ok(program) } else { Err(Error::input(format!("inputs not written: {}", lacking.join(", ")))) }
+    }
+
     fn input_list(&self) -> String {
         self.graph.inputs().map(|(n, v)| format!("`{n}` {}", self.graph.ty(v))).collect::<Vec<_>>().join(", ")
     }
 
     fn output_list(&self) -> String {
         self.graph.outputs().iter().map(|(n, v)| format!("`{n}` {}", self.graph.ty(*v))).collect::<Vec<_>>().join(", ")
+    }
+}
+
+fn ordinary(ty: Ty) -> Result<Tensor> {
+    let n = ty.shape.elements();
+    match ty.dtype {
+        DType::I32 => Tensor::from_i32(ty.shape, &(0..n).map(|i| 1 + (i % 77) as i32 % 20).collect::<Vec<_>>()),
+        _ => {
+            let scattered = |i: usize| 0.25 + (i.wrapping_mul(2_654_435_761) >> 8 & 0xff) as f32 / 512.0;
+            Tensor::from_f32(ty.shape, &(0..n).map(scattered).collect::<Vec<_>>())
+        }
     }
 }
 

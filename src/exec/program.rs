@@ -5,6 +5,7 @@ use crate::graph::{Graph, Node, Plan, Value};
 use crate::weights::not_finite;
 use crate::{DType, Error, Result};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 /// A planned graph on one device, with the memory of its inputs, outputs and temporaries.
 pub(super) trait Program: Send + Sync {
@@ -19,6 +20,11 @@ pub(super) trait Program: Send + Sync {
 
     /// True if a device may still be at a run when it returns.
     fn is_asynchronous(&self) -> bool;
+
+    /// Time of `runs` runs by the device's own clock, as they are run or launch by launch; none if it has no clock.
+    fn time(&mut self, _runs: usize, _replayed: bool) -> Result<Option<Duration>> {
+        Ok(None)
+    }
 
     /// Fills `bytes` with an output, once the last run is done.
     fn read(&self, output: Value, bytes: &mut [u8]) -> Result<()>;

@@ -7,6 +7,7 @@ pub(crate) mod emulated;
 pub(crate) mod fill;
 pub(crate) mod host;
 pub(crate) mod lowering;
+pub(crate) mod networks;
 pub(crate) mod operations;
 pub(crate) mod sampled;
 pub(crate) mod sass;

@@ -1,6 +1,7 @@
 //! Every operation under test, one test each, on the device that a test file brings.
 
 use dreamid_engine::ops::Case;
+use dreamid_engine::{DType, Ty};
 
 /// One test for each operation, which calls `$check_all(name)`, and one that none is missing.
 #[macro_export]
@@ -39,4 +40,13 @@ pub(crate) fn check_cases(op: &str, cases: &[Case], check: impl Fn(&str, &Case) 
 /// The cases of the operation called `op`.
 pub(crate) fn cases_of(op: &str) -> Vec<Case> {
     dreamid_engine::ops::all_cases().into_iter().find(|(name, _)| *name == op).unwrap().1
+}
+
+/// A case of bf16 in f16, which the processor does not compute in; none if the operation does not take it.
+pub(crate) fn in_f16(case: &Case) -> Option<Case> {
+    let mut half = Case { name: format!("{} as f16", case.name), ..case.clone() };
+    let bf16 = half.inputs.iter_mut().flatten().filter(|i| i.ty.dtype == DType::Bf16);
+    let swapped = bf16.map(|i| i.ty.dtype = DType::F16).count();
+    let types: Vec<Option<Ty>> = half.inputs.iter().map(|i| i.map(|i| i.ty)).collect();
+    (swapped > 0 && half.op.infer(&types).is_ok()).then_some(half)
 }

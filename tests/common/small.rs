@@ -47,7 +47,7 @@ pub(crate) fn weights() -> Weights {
 pub(crate) fn options() -> DeviceOptions {
     // one cache for all processes: compiling takes longest
     let cache = Some(Path::new(env!("CARGO_TARGET_TMPDIR")).join("kernel-cache"));
-    DeviceOptions { threads: Some(2), cuda: CudaOptions { nvrtc: Some(tools::nvrtc()), cache, ptx: false } }
+    DeviceOptions { threads: Some(2), cuda: CudaOptions { nvrtc: Some(tools::nvrtc()), cache, ..CudaOptions::default() } }
 }
 
 pub(crate) fn open() -> Result<Device> {

@@ -35,14 +35,28 @@ impl fmt::Display for Ceilings {
 
 /// The best of a few tries of each.
 pub(super) fn measure(device: &Device, dtype: DType) -> Result<Ceilings> {
-    Ok(Ceilings { gemm_gflops: gemm(device, dtype)?, memory_gb_per_s: copy(device) })
+    let memory = match device {
+        Device::Cuda(cuda) => cuda.copy_rate(if cuda.is_emulated() { COPY >> 4 } else { COPY }, 5)? / 1e9,
+        _ => copy(device),
+    };
+    Ok(Ceilings { gemm_gflops: gemm(device, dtype)?, memory_gb_per_s: memory })
 }
+
+/// Bytes of the copy: more than any cache holds.
+const COPY: usize = 256 << 20;
 
 /// Rows, inputs and outputs: of a large picture, of a small one with wide layers, of a prompt.
 const PRODUCTS: [[usize; 3]; 3] = [[2048, 1024, 2048], [256, 1280, 5120], [256, 256, 256]];
+/// The same for a CUDA device, which needs more to be filled.
+const LARGE_PRODUCTS: [[usize; 3]; 3] = [[8192, 8192, 8192], [8192, 1280, 5120], [8192, 320, 2560]];
 
 fn gemm(device: &Device, dtype: DType) -> Result<f64> {
-    let rates = PRODUCTS.iter().map(|&shape| product(device, dtype, shape)).collect::<Result<Vec<f64>>>()?;
+    let products = match device {
+        Device::Cuda(cuda) if cuda.is_emulated() => &PRODUCTS[2..],
+        Device::Cuda(_) => &LARGE_PRODUCTS,
+        _ => &PRODUCTS,
+    };
+    let rates = products.iter().map(|&shape| product(device, dtype, shape)).collect::<Result<Vec<f64>>>()?;
     Ok(rates.into_iter().fold(0.0, f64::max))
 }
 
@@ -60,17 +74,17 @@ fn product(device: &Device, dtype: DType, [rows, inputs, outputs]: [usize; 3]) -
     while begin.elapsed() < Duration::from_millis(300) {
         let start = Instant::now();
         exe.run()?;
-        seconds = seconds.min(start.elapsed().as_secs_f64());
+        let took = exe.device_time(1, true)?.unwrap_or_else(|| start.elapsed());
+        seconds = seconds.min(took.as_secs_f64());
     }
     Ok(flops / 1e9 / seconds)
 }
 
 fn copy(device: &Device) -> f64 {
-    const BYTES: usize = 256 << 20;
     const CHUNK: usize = 1 << 20;
     let Device::Cpu(cpu) = device else { return f64::NAN };
-    let from = vec![1u8; BYTES];
-    let mut to = vec![2u8; BYTES];
+    let from = vec![1u8; COPY];
+    let mut to = vec![2u8; COPY];
     let mut seconds = f64::INFINITY;
     for _ in 0..5 {
         let chunks: Vec<Mutex<(&[u8], &mut [u8])>> = from.chunks(CHUNK).zip(to.chunks_mut(CHUNK)).map(Mutex::new).collect();
@@ -84,5 +98,5 @@ fn copy(device: &Device) -> f64 {
         seconds = seconds.min(start.elapsed().as_secs_f64());
     }
     std::hint::black_box(&to);
-    2.0 * BYTES as f64 / 1e9 / seconds
+    2.0 * COPY as f64 / 1e9 / seconds
 }

@@ -1,18 +1,26 @@
 //! `bench`: how long each stage takes, and how near that is to what this machine can do.
 
 mod ceilings;
+mod device;
+mod generate;
 mod memory;
+mod on_device;
+mod peak;
 mod simulate;
 mod stage;
 
 use super::format::table;
+use super::graphs::Sizes;
 use super::{DeviceArgs, ModelArgs, show};
 use ceilings::Ceilings;
 use clap::{Args, ValueEnum};
+use device::DeviceReport;
 use dreamid_engine::device::Device;
+use dreamid_engine::device::cuda::Cuda;
 use dreamid_engine::models::ModelFolder;
 use dreamid_engine::pipeline::Image;
-use dreamid_engine::{Error, Result, embedded};
+use dreamid_engine::{DType, Error, Result, embedded};
+use peak::Peak;
 use serde::Serialize;
 use stage::Measured;
 use std::path::PathBuf;
@@ -22,7 +30,7 @@ use std::path::PathBuf;
 pub(crate) struct BenchArgs {
     #[command(flatten)]
     model: ModelArgs,
-    /// Stages to measure [default: all that the model has]
+    /// Stages to measure [default: all that the model has; a whole picture only on CUDA devices]
     #[arg(long, value_enum, value_delimiter = ',')]
     stages: Vec<Stage>,
     /// Photograph for the stage detect [default: the bundled one]
@@ -31,6 +39,9 @@ pub(crate) struct BenchArgs {
     /// Size of the pictures [default: what the model was made for]
     #[arg(long, value_name = "WxH", value_parser = super::inspect::parse_size)]
     size: Option<[usize; 2]>,
+    /// Sampling steps of the stage generate
+    #[arg(long, value_name = "N", default_value = "30")]
+    steps: std::num::NonZeroUsize,
     /// Runs of each stage after the first [default: as many as fit in three seconds, 5 to 50]
     #[arg(long, value_name = "N")]
     repeat: Option<std::num::NonZeroUsize>,
@@ -63,10 +74,12 @@ enum Stage {
     VaeDecode,
     /// One picture to latents
     VaeEncode,
+    /// Prompt, all steps, and decoding of one picture
+    Generate,
 }
 
 impl Stage {
-    const ALL: [Self; 6] = [Self::Detect, Self::Encode, Self::Text, Self::Unet, Self::VaeDecode, Self::VaeEncode];
+    const ALL: [Self; 7] = [Self::Detect, Self::Encode, Self::Text, Self::Unet, Self::VaeDecode, Self::VaeEncode, Self::Generate];
 
     fn name(self) -> &'static str {
         match self {
@@ -76,15 +89,20 @@ impl Stage {
             Self::Unet => "unet",
             Self::VaeDecode => "vae-decode",
             Self::VaeEncode => "vae-encode",
+            Self::Generate => "generate",
         }
     }
 
-    /// Name of the graph among [`super::graphs::NAMES`].
-    fn graph(self) -> &'static str {
+    /// Names of its graphs among [`super::graphs::NAMES`].
+    fn graphs(self) -> &'static [&'static str] {
         match self {
-            Self::Encode => "identity",
-            Self::Unet => "ddim-step",
-            other => other.name(),
+            Self::Detect => &[],
+            Self::Encode => &["identity"],
+            Self::Text => &["text"],
+            Self::Unet => &["ddim-step"],
+            Self::VaeDecode => &["vae-decode"],
+            Self::VaeEncode => &["vae-encode"],
+            Self::Generate => &["text", "context", "time", "ddim-step", "vae-decode"],
         }
     }
 }
@@ -100,6 +118,8 @@ struct Report {
     dtype: String,
     ceilings: Ceilings,
     stages: Vec<Measured>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cuda: Option<DeviceReport>,
     /// Of the whole process.
     peak_rss_mib: Option<f64>,
 }
@@ -111,19 +131,28 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
     }
     let model = args.model.open()?;
     let device = args.device.open()?;
-    let Device::Cpu(cpu) = &device else {
-        return Err(Error::input(format!("bench measures the processor so far, not {}; use --device cpu", device.name())));
-    };
     let dtype = args.device.fast_dtype(&device)?;
-    let before = ceilings::measure(&device, dtype)?;
-    let (isa, threads) = (format!("{:?}", cpu.isa()), cpu.threads());
+    let (isa, threads) = match &device {
+        Device::Cpu(cpu) => (format!("{:?}", cpu.isa()), cpu.threads()),
+        Device::Cuda(cuda) => (format!("sm_{}", cuda.arch().0), 1),
+        Device::Null => return Err(Error::input("bench measures devices that compute, not null; use --device cpu or cuda:N")),
+    };
+    let asked = asked_stages(args, &device);
     show(&format!("{} in {dtype} on {threads} thread(s), {isa}\n\n", model.name()))?;
-    let runs = stage::Runs { device: &device, dtype, repeat: args.repeat.map(usize::from), profile: args.profile, size: args.size };
-    let mut stages = measure_all(args, &model, &runs)?;
+    let sizes = Sizes { images: 1, picture: args.size, steps: args.steps.get() };
+    let cuda = if let Device::Cuda(cuda) = &device { Some(report_device(args, &asked, &model, dtype, sizes, cuda)?) } else { None };
+    let before = ceilings::measure(&device, dtype)?;
+    let (repeat, profile) = (args.repeat.map(usize::from), args.profile);
+    let runs = stage::Runs { device: &device, dtype, repeat, profile, size: args.size, steps: args.steps.get() };
+    let mut stages = measure_all(args, &asked, &model, &runs)?;
     // other programs may have held the machine down in one of the two
     let ceilings = before.or_better(ceilings::measure(&device, dtype)?);
     stages.iter_mut().for_each(|stage| stage.against(&ceilings));
     show(&format!("ceilings measured here: {ceilings}\n\n{}", overview(&stages)))?;
+    let on_device: Vec<_> = stages.iter().filter_map(|s| Some((s.stage.as_str(), s.arena_mib, s.on_device.as_ref()?))).collect();
+    if !on_device.is_empty() {
+        show(&format!("\n{}", on_device::overview(&on_device)))?;
+    }
     let report = Report {
         engine: concat!("dreamid-engine ", env!("CARGO_PKG_VERSION")),
         model: model.name(),
@@ -134,6 +163,7 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
         ceilings,
         peak_rss_mib: stages.iter().filter_map(|s| s.peak_rss_mib).reduce(f64::max),
         stages,
+        cuda,
     };
     args.json.as_ref().map_or(Ok(()), |path| {
         let text = serde_json::to_string_pretty(&report).map_err(|e| Error::input(e.to_string()))?;
@@ -141,15 +171,36 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
     })
 }
 
-fn measure_all(args: &BenchArgs, model: &ModelFolder, runs: &stage::Runs<'_>) -> Result<Vec<Measured>> {
-    let asked = if args.stages.is_empty() { Stage::ALL.to_vec() } else { args.stages.clone() };
+/// The stages asked for; by default all, but no whole picture on the processor, where it takes minutes.
+fn asked_stages(args: &BenchArgs, device: &Device) -> Vec<Stage> {
+    let on_cuda = matches!(device, Device::Cuda(_));
+    let usual = Stage::ALL.into_iter().filter(|&stage| on_cuda || stage != Stage::Generate);
+    if args.stages.is_empty() { usual.collect() } else { args.stages.clone() }
+}
+
+/// Describes a CUDA device, measures its cold start, and says so.
+fn report_device(args: &BenchArgs, asked: &[Stage], model: &ModelFolder, dtype: DType, sizes: Sizes, cuda: &Cuda) -> Result<DeviceReport> {
+    let mut graphs: Vec<&str> = asked.iter().flat_map(|stage| stage.graphs()).copied().collect();
+    graphs.sort_unstable();
+    graphs.dedup();
+    let launches = device::launches(model, &graphs, dtype, sizes, cuda)?;
+    let report = DeviceReport::measure(&args.device, cuda, Peak::of(cuda), &launches)?;
+    show(&report.text())?;
+    Ok(report)
+}
+
+fn measure_all(args: &BenchArgs, asked: &[Stage], model: &ModelFolder, runs: &stage::Runs<'_>) -> Result<Vec<Measured>> {
     let mut measured = Vec::new();
-    for stage in asked {
-        if stage == Stage::Detect {
-            measured.extend(photo(args)?.map(|photo| stage::detect(&photo, runs)).transpose()?);
-            continue;
-        }
-        match stage::network(model, stage.name(), stage.graph(), runs)? {
+    for &stage in asked {
+        let found = match stage {
+            Stage::Detect => {
+                measured.extend(photo(args)?.map(|photo| stage::detect(&photo, runs)).transpose()?);
+                continue;
+            }
+            Stage::Generate => generate::measure(model, runs)?.map(|figures| (figures, String::new())),
+            _ => stage::network(model, stage.name(), stage.graphs()[0], runs)?,
+        };
+        match found {
             Some((figures, profile)) => {
                 measured.push(figures);
                 show(&profile)?;

@@ -4,12 +4,14 @@ use super::super::format::table;
 use super::super::graphs::{self, Sizes};
 use super::ceilings::Ceilings;
 use super::memory;
+use super::on_device::{self, OnDevice};
+use super::peak::Peak;
 use dreamid_engine::device::Device;
 use dreamid_engine::exec::{Executable, Profile};
 use dreamid_engine::models::ModelFolder;
 use dreamid_engine::ops::Cost;
 use dreamid_engine::pipeline::{FaceAnalyser, Image, Selection};
-use dreamid_engine::{DType, Result, Tensor, Ty};
+use dreamid_engine::{DType, Result};
 use serde::Serialize;
 use std::time::{Duration, Instant};
 
@@ -22,6 +24,15 @@ pub(super) struct Runs<'a> {
     pub(super) profile: bool,
     /// Height and width of the pictures; none: what the model was made for.
     pub(super) size: Option<[usize; 2]>,
+    /// Of a whole picture.
+    pub(super) steps: usize,
+}
+
+impl Runs<'_> {
+    /// Until the device has done what was asked of it.
+    fn wait(&self) -> Result<()> {
+        if let Device::Cuda(cuda) = self.device { cuda.synchronize() } else { Ok(()) }
+    }
 }
 
 /// Figures of one stage.
@@ -41,30 +52,42 @@ pub(super) struct Measured {
     pub(super) first_run_ms: f64,
     pub(super) arena_mib: f64,
     pub(super) peak_rss_mib: Option<f64>,
+    /// On CUDA devices.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) on_device: Option<OnDevice>,
 }
 
 /// What was seen of a stage.
-struct Seen {
-    load: Duration,
-    first: Duration,
-    times: Vec<Duration>,
-    cost: Cost,
-    arena: usize,
+pub(super) struct Seen {
+    pub(super) load: Duration,
+    pub(super) first: Duration,
+    pub(super) times: Vec<Duration>,
+    pub(super) cost: Cost,
+    pub(super) arena: usize,
+    pub(super) on_device: Option<OnDevice>,
 }
 
 /// Measures a stage that is one graph and describes its profile; none if the model lacks a component.
 pub(super) fn network(model: &ModelFolder, stage: &str, graph: &str, runs: &Runs<'_>) -> Result<Option<(Measured, String)>> {
-    let sizes = Sizes { images: 1, picture: runs.size, steps: 30 };
+    let sizes = Sizes { images: 1, picture: runs.size, steps: runs.steps };
     let Some(named) = graphs::build(model, graph, runs.dtype, sizes)? else { return Ok(None) };
     memory::reset_peak();
     let start = Instant::now();
     let mut exe = Executable::compile(named.graph, &model.weights_of(&named.components)?, runs.device)?;
     let load = start.elapsed();
-    write_inputs(&mut exe)?;
-    let first = timed(|| exe.run())?;
+    exe.write_ordinary_inputs()?;
+    let first = timed(|| exe.run().and_then(|()| runs.wait()))?;
+    if let Device::Cuda(cuda) = runs.device {
+        let times = repeat(first, runs.repeat, || exe.run().and_then(|()| runs.wait()))?;
+        let on_device = on_device::measure(&mut exe, cuda, &Peak::of(cuda), times.len())?;
+        let text = if runs.profile { on_device::longest(stage, &on_device) } else { String::new() };
+        let (cost, arena) = (exe.graph().total_cost(), exe.plan().arena_bytes());
+        let seen = Seen { load, first, cost, arena, times, on_device: Some(on_device) };
+        return Ok(Some((seen.figures(stage), text)));
+    }
     exe.profile(runs.profile);
     let times = repeat(first, runs.repeat, || exe.run())?;
-    let seen = Seen { load, first, cost: exe.graph().total_cost(), arena: exe.plan().arena_bytes(), times };
+    let seen = Seen { load, first, cost: exe.graph().total_cost(), arena: exe.plan().arena_bytes(), times, on_device: None };
     let profile = exe.times().map_or(String::new(), |p| profile_table(stage, p, seen.times.len()));
     Ok(Some((seen.figures(stage), profile)))
 }
@@ -83,11 +106,11 @@ pub(super) fn detect(photo: &Image, runs: &Runs<'_>) -> Result<Measured> {
     // what one search costs depends on the photograph: on how many views the face takes to be found
     let cost = analyser.work();
     let times = repeat(first, runs.repeat, once)?;
-    Ok(Seen { load, first, times, cost, arena: 0 }.figures("detect"))
+    Ok(Seen { load, first, times, cost, arena: 0, on_device: None }.figures("detect"))
 }
 
 impl Seen {
-    fn figures(mut self, stage: &str) -> Measured {
+    pub(super) fn figures(mut self, stage: &str) -> Measured {
         self.times.sort();
         let (median, p95) = (quantile(&self.times, 0.5), quantile(&self.times, 0.95));
         Measured {
@@ -103,6 +126,7 @@ impl Seen {
             first_run_ms: millis(self.first),
             arena_mib: self.arena as f64 / f64::from(1 << 20),
             peak_rss_mib: memory::peak_mib(),
+            on_device: self.on_device,
         }
     }
 }
@@ -116,30 +140,13 @@ impl Measured {
     }
 }
 
-/// Inputs that keep every number ordinary: no zeros to skip, nothing that overflows.
-fn write_inputs(exe: &mut Executable) -> Result<()> {
-    let inputs: Vec<(String, Ty)> = exe.graph().inputs().map(|(name, v)| (name.to_owned(), exe.graph().ty(v))).collect();
-    for (name, ty) in inputs {
-        let n = ty.shape.elements();
-        let tensor = match ty.dtype {
-            DType::I32 => Tensor::from_i32(ty.shape, &(0..n).map(|i| 1 + (i % 77) as i32 % 20).collect::<Vec<_>>())?,
-            _ => Tensor::from_f32(
-                ty.shape,
-                &(0..n).map(|i| 0.25 + (i.wrapping_mul(2_654_435_761) >> 8 & 0xff) as f32 / 512.0).collect::<Vec<_>>(),
-            )?,
-        };
-        exe.write(&name, &tensor)?;
-    }
-    Ok(())
-}
-
-fn timed(mut run: impl FnMut() -> Result<()>) -> Result<Duration> {
+pub(super) fn timed(mut run: impl FnMut() -> Result<()>) -> Result<Duration> {
     let start = Instant::now();
     run()?;
     Ok(start.elapsed())
 }
 
-fn repeat(first: Duration, asked: Option<usize>, mut run: impl FnMut() -> Result<()>) -> Result<Vec<Duration>> {
+pub(super) fn repeat(first: Duration, asked: Option<usize>, mut run: impl FnMut() -> Result<()>) -> Result<Vec<Duration>> {
     const ENOUGH: Duration = Duration::from_secs(3);
     let by_time = ENOUGH.as_nanos() / first.as_nanos().max(1);
     let count = asked.unwrap_or((by_time as usize).clamp(5, 50));
@@ -147,7 +154,7 @@ fn repeat(first: Duration, asked: Option<usize>, mut run: impl FnMut() -> Result
 }
 
 /// The smallest time that at least this share of the runs does not exceed.
-fn quantile(sorted: &[Duration], share: f64) -> Duration {
+pub(super) fn quantile(sorted: &[Duration], share: f64) -> Duration {
     let rank = (share * sorted.len() as f64).ceil() as usize;
     sorted.get(rank.max(1) - 1).copied().unwrap_or_default()
 }

@@ -1,5 +1,6 @@
 //! One device of the driver: its context, its stream, and everything that is asked of them in turn.
 
+use super::facts::Facts;
 use super::status::{CudaFailure, CudaStatus};
 use crate::device::Arch;
 use crate::{Error, Result};
@@ -17,6 +18,7 @@ pub(crate) struct Context {
     pub(super) name: String,
     pub(super) model: String,
     pub(super) arch: Arch,
+    pub(super) facts: Facts,
     device: CUdevice,
     context: CUcontext,
     stream: CUstream,
@@ -39,7 +41,7 @@ impl Context {
     /// Opens device `ordinal`. Fails with the reason if there is no driver, if it is too old, or if there is no such device.
     pub(super) fn open(ordinal: u32) -> Result<Self> {
         let name = format!("cuda:{ordinal}");
-        find_driver(&name)?;
+        let driver = find_driver(&name)?;
         let fail = |status: CudaStatus| status.error(&name, "open the device");
         let mut device = 0;
         // SAFETY: the driver is initialised; the pointer is to a local.
@@ -50,6 +52,7 @@ impl Context {
             return Err(Error::Device { device: name, what });
         }
         let model = model_of(device).map_err(fail)?;
+        let facts = Facts::of(driver, |which| attribute(device, which)).map_err(fail)?;
         let (mut context, mut stream) = (std::ptr::null_mut(), std::ptr::null_mut());
         // SAFETY: `device` is a device; it is released in `drop`, or below if there is no stream.
         check(unsafe { sys::cuDevicePrimaryCtxRetain(&raw mut context, device) }).map_err(fail)?;
@@ -64,7 +67,7 @@ impl Context {
             let _ = unsafe { sys::cuDevicePrimaryCtxRelease_v2(device) };
             return Err(fail(status));
         }
-        Ok(Self { name, model, arch, device, context, stream, state: Mutex::new(None) })
+        Ok(Self { name, model, arch, facts, device, context, stream, state: Mutex::new(None) })
     }
 
     /// Waits for the turn and makes the context current. Fails if an earlier fault has made it unusable.
@@ -173,8 +176,8 @@ pub fn count() -> Result<u32> {
 }
 
 /// Loads and initialises the driver. It must come before every other call: cudarc panics where the library is missing, and where an
-/// old one lacks a function.
-fn find_driver(device: &str) -> Result<()> {
+/// old one lacks a function. Gives its version.
+fn find_driver(device: &str) -> Result<i32> {
     let fail = |what: String| Err(Error::Device { device: device.to_owned(), what });
     // SAFETY: this only tries to load the driver's library by its usual names and lets go of it again.
     if !unsafe { sys::is_culib_present() } {
@@ -188,19 +191,21 @@ fn find_driver(device: &str) -> Result<()> {
         return fail(format!("the driver is for CUDA {has}; CUDA 12.0 (driver 525) or newer is needed. Update it, or use --device cpu"));
     }
     // SAFETY: the flag must be 0.
-    check(unsafe { sys::cuInit(0) }).map_err(|status| status.error(device, "start the driver"))
+    check(unsafe { sys::cuInit(0) }).map_err(|status| status.error(device, "start the driver"))?;
+    Ok(version)
 }
 
 fn arch_of(device: CUdevice) -> Result<Arch, CudaStatus> {
     use CUdevice_attribute::{
         CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR as MAJOR, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR as MINOR,
     };
-    let attribute = |which| {
-        let mut value = 0;
-        // SAFETY: `device` is a device; the pointer is to a local.
-        check(unsafe { sys::cuDeviceGetAttribute(&raw mut value, which, device) }).map(|()| value.max(0) as u32)
-    };
-    Ok(Arch(attribute(MAJOR)? * 10 + attribute(MINOR)?))
+    Ok(Arch(attribute(device, MAJOR)? * 10 + attribute(device, MINOR)?))
+}
+
+fn attribute(device: CUdevice, which: CUdevice_attribute) -> Result<u32, CudaStatus> {
+    let mut value = 0;
+    // SAFETY: `device` is a device; the pointer is to a local.
+    check(unsafe { sys::cuDeviceGetAttribute(&raw mut value, which, device) }).map(|()| value.max(0) as u32)
 }
 
 fn model_of(device: CUdevice) -> Result<String, CudaStatus> {

@@ -2,20 +2,26 @@
 
 mod cache;
 mod context;
+mod event;
+mod facts;
 mod kernels;
 mod memory;
 mod nvrtc;
+mod rates;
 mod status;
 mod tape;
+mod tuned;
 
 pub use context::count;
+pub use facts::Facts;
 pub(crate) use memory::DeviceMemory;
 pub use nvrtc::Code;
 pub use status::{CudaFailure, CudaStatus};
 pub(crate) use tape::Tape;
+pub use tuned::{Tuned, TunedProduct, tiles_file};
 
 use super::cpu::Cpu;
-use super::{Arch, KernelKey, Launch, Target};
+use super::{Arch, KernelKey, Launch, Target, Tiles};
 use crate::{Error, Result};
 use context::Context;
 use kernels::Kernels;
@@ -34,16 +40,18 @@ pub struct CudaOptions {
     pub cache: Option<PathBuf>,
     /// Give the driver assembly instead of machine code, always.
     pub ptx: bool,
+    /// Measured tiles: a file, or a folder that holds one for each device ([`tiles_file`]); none: tiles by the count of cycles.
+    pub tiles: Option<PathBuf>,
 }
 
 /// An NVIDIA device. Executables and parameters on it hold its context; several devices and several of one can be open.
 pub struct Cuda {
     context: Arc<Context>,
     target: Target,
-    kernels: Kernels,
+    kernels: Arc<Kernels>,
     /// Converts what is uploaded.
-    host: Cpu,
-    staging: Mutex<Option<Staging>>,
+    host: Arc<Cpu>,
+    staging: Arc<Mutex<Option<Staging>>>,
 }
 
 impl Cuda {
@@ -52,7 +60,20 @@ impl Cuda {
     pub fn open(ordinal: u32, options: &CudaOptions, threads: Option<usize>) -> Result<Self> {
         let context = Arc::new(Context::open(ordinal)?);
         let target = Target::from(context.arch);
-        Ok(Self { context, target, kernels: Kernels::new(options), host: Cpu::new(threads)?, staging: Mutex::default() })
+        let (kernels, host) = (Arc::new(Kernels::new(options)), Arc::new(Cpu::new(threads)?));
+        let plain = Self { context, target, kernels, host, staging: Arc::default() };
+        let Some(path) = &options.tiles else { return Ok(plain) };
+        let file = if path.is_dir() { tiles_file(path, plain.model()) } else { path.clone() };
+        let tuned = Tuned::load(&file, &plain);
+        Ok(tuned.map(|tuned| plain.with_tiles(tuned.tiles())).unwrap_or(plain))
+    }
+
+    /// The same device, context and kernels with other tiles. Graphs that are compiled on it share their parameters with this one's.
+    #[must_use]
+    pub fn with_tiles(&self, tiles: Tiles) -> Self {
+        let target = Target { arch: self.target.arch, tiles: Arc::new(tiles) };
+        let (context, kernels) = (self.context.clone(), self.kernels.clone());
+        Self { context, target, kernels, host: self.host.clone(), staging: self.staging.clone() }
     }
 
     /// `cuda:N`.
@@ -63,6 +84,16 @@ impl Cuda {
     /// The device's name as the driver gives it, such as `NVIDIA A100-SXM4-80GB`.
     pub fn model(&self) -> &str {
         &self.context.model
+    }
+
+    /// True if the driver is an emulated one (`tests/cuda-emulator`), whose clock says nothing of any device.
+    pub fn is_emulated(&self) -> bool {
+        self.model().ends_with("(emulated)")
+    }
+
+    /// What the driver says of the device.
+    pub fn facts(&self) -> &Facts {
+        &self.context.facts
     }
 
     /// Compute capability.
@@ -107,9 +138,14 @@ impl Cuda {
         }
     }
 
+    /// Compiles and loads the kernels of some launches.
+    pub fn load_kernels<'a>(&self, launches: impl Iterator<Item = &'a Launch>) -> Result<()> {
+        self.kernels.prepare(&self.context, &self.host, launches.map(|launch| &launch.kernel))
+    }
+
     /// Compiles and loads the kernels of `launches`, given with the bytes of their parameters and a label for errors.
     pub(crate) fn tape(&self, launches: Vec<(Launch, Vec<u8>, String)>) -> Result<Tape> {
-        self.kernels.prepare(&self.context, &self.host, launches.iter().map(|(launch, ..)| &launch.kernel))?;
+        self.load_kernels(launches.iter().map(|(launch, ..)| launch))?;
         let ready = |(launch, params, label): (Launch, Vec<u8>, String)| {
             let function = self.kernels.function(&self.context, &launch.kernel, launch.shared)?;
             let Launch { grid, block, shared, .. } = launch;

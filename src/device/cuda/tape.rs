@@ -1,9 +1,10 @@
 //! Launches with all their addresses filled in: run one by one, or captured once into a CUDA graph and replayed.
 
 use super::context::{Context, Turn};
+use super::event::Event;
 use super::kernels::Function;
 use crate::Result;
-use cudarc::driver::sys::{self, CUevent, CUgraphExec};
+use cudarc::driver::sys::{self, CUgraphExec};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -46,28 +47,43 @@ impl Tape {
         turn.call("replay the launches", || unsafe { sys::cuGraphLaunch(captured.exec, stream) })
     }
 
-    /// Asks for some of the launches, one by one, and waits. Gives the device's time for them if `timed`.
-    pub(crate) fn step(&self, launches: Range<usize>, timed: bool) -> Result<Duration> {
-        // they go after the turn does: destroying them takes a turn of its own
-        let events = if timed { Some([Event::new(&self.context)?, Event::new(&self.context)?]) } else { None };
-        let mut turn = self.context.turn()?;
-        let stream = turn.stream();
-        let record = |turn: &mut Turn<'_>, which: usize| match &events {
-            // SAFETY: the event and the stream are alive.
-            Some(events) => turn.call("record an event", || unsafe { sys::cuEventRecord(events[which].handle, stream) }),
-            None => Ok(()),
-        };
-        record(&mut turn, 0)?;
-        let label = self.launches[launches.clone()].last().map_or("nothing", |l| &l.label);
-        self.launches[launches].iter().try_for_each(|launch| launch.ask(&mut turn))?;
-        record(&mut turn, 1)?;
-        turn.synchronize(&format!("run {label}"))?;
-        let mut milliseconds = 0.0;
-        if let Some([start, end]) = &events {
-            // SAFETY: both events were recorded and are done; the pointer is to a local.
-            turn.call("read the clock", || unsafe { sys::cuEventElapsedTime(&raw mut milliseconds, start.handle, end.handle) })?;
+    /// The device's time for `runs` runs in a row: replays, or the same launches one by one.
+    pub(crate) fn time(&mut self, runs: usize, replayed: bool) -> Result<Duration> {
+        let [start, end] = [Event::new(&self.context)?, Event::new(&self.context)?];
+        if replayed {
+            self.replay()?; // captured, and under way before the clock starts
         }
-        Ok(Duration::from_secs_f32(milliseconds.max(0.0) / 1e3))
+        start.record()?;
+        for _ in 0..runs {
+            if replayed { self.replay()? } else { self.ask(0..self.launches.len())? }
+        }
+        end.record()?;
+        self.context.turn()?.synchronize("run all launches")?;
+        start.until(&end)
+    }
+
+    /// The device's time for each of some groups of launches, which follow each other. Nothing is waited for but the last of them.
+    pub(crate) fn time_each(&self, groups: &[Range<usize>]) -> Result<Vec<Duration>> {
+        let events = (0..=groups.len()).map(|_| Event::new(&self.context)).collect::<Result<Vec<_>>>()?;
+        events[0].record()?;
+        for (group, event) in groups.iter().zip(&events[1..]) {
+            self.ask(group.clone())?;
+            event.record()?;
+        }
+        self.context.turn()?.synchronize("run all launches")?;
+        events.windows(2).map(|pair| pair[0].until(&pair[1])).collect()
+    }
+
+    /// Asks for some of the launches, one by one, and waits.
+    pub(crate) fn step(&self, launches: Range<usize>) -> Result<()> {
+        let label = self.launches[launches.clone()].last().map_or("nothing", |l| &l.label);
+        self.ask(launches)?;
+        self.context.turn()?.synchronize(&format!("run {label}"))
+    }
+
+    fn ask(&self, launches: Range<usize>) -> Result<()> {
+        let mut turn = self.context.turn()?;
+        self.launches[launches].iter().try_for_each(|launch| launch.ask(&mut turn))
     }
 }
 
@@ -121,27 +137,5 @@ impl Drop for Captured {
     fn drop(&mut self) {
         // SAFETY: instantiated in `new`, destroyed once; the driver waits for replays that are under way.
         self.context.release(|| unsafe { sys::cuGraphExecDestroy(self.exec) });
-    }
-}
-
-/// A point in the stream's time.
-struct Event {
-    context: Arc<Context>,
-    handle: CUevent,
-}
-
-impl Event {
-    fn new(context: &Arc<Context>) -> Result<Self> {
-        let mut handle = std::ptr::null_mut();
-        // SAFETY: a context is current; the pointer is to a local.
-        context.turn()?.call("make an event", || unsafe { sys::cuEventCreate(&raw mut handle, 0) })?;
-        Ok(Self { context: context.clone(), handle })
-    }
-}
-
-impl Drop for Event {
-    fn drop(&mut self) {
-        // SAFETY: created in `new`, destroyed once.
-        self.context.release(|| unsafe { sys::cuEventDestroy_v2(self.handle) });
     }
 }
