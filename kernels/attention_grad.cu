@@ -1,12 +1,14 @@
 // Computes:         the gradients of q, k and v of y = p · v, p = softmax(s), s = q · kᵀ / √head_dim, from dy:
 //                   dv = pᵀ · dy, ds = p · (dy · vᵀ - delta) with delta = rowsum(y · dy), dq = ds · k / √head_dim, dk = dsᵀ · q / √head_dim.
 // Shapes and layout: as attention.cu; dy like y; dq, dk, dv as q, k, v; log_sum (in units of log 2) and delta [B,heads,S] f32.
-// Work split:       attention_grad_queries: one block per QUERIES queries walks over the keys twice, for their log_sum, then for dq; it also
-//                   makes delta. attention_grad_keys, afterwards: one block per KEYS keys walks over the queries. No sum has two owners.
+// Work split:       attention_grad_queries: one block per QUERIES queries walks over the keys, for dq and the queries' log_sum and delta.
+//                   attention_grad_keys, afterwards: one block per KEYS keys walks over the queries. No sum has two owners.
 //                   The plain entries give each warp one query or key.
 // Shared memory:    the block's own rows of two tensors, STAGES stages of the other two; afterwards gradients on their way to 16-byte stores.
-// Numerics:         scores and probabilities are computed again in f32; p and ds enter the second products as two values of T each, exact
-//                   to 2^-16 (bf16) or 2^-22 (f16); sums f32; one rounding at the store. The plain entries are f32 throughout.
+// Numerics:         scores and probabilities are computed again in f32, for dq against a running maximum as in attention.cu; p and ds enter
+//                   the second products as two values of T each, exact to 2^-16 (bf16) or 2^-22 (f16): rows of ds add up to zero, so what
+//                   all keys have in common cancels, and one rounding would bring it back. Sums f32; one rounding at the store. The plain
+//                   entries are f32 throughout.
 // Specialised by:   T, HEAD (head_dim rounded up to 16; plain: to 32), STAGE_ROWS (rows of a stage), STAGES, CAUSAL, ALIGNED (head_dim and every
 //                   pitch and first column are multiples of 8), PLAIN.
 // Entries:          attention_grad_queries, attention_grad_keys (bf16, f16, head_dim up to 128); attention_grad_queries_plain,

@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 const ARCHS: [u32; 6] = [80, 86, 89, 90, 100, 120];
 
 /// Kernels that may not spill: they would lose what tensor cores gain.
-const WITHOUT_SPILLS: [&str; 3] = ["linear", "conv2d", "attention"];
+const WITHOUT_SPILLS: [&str; 4] = ["linear", "conv2d", "attention", "attention_grad"];
 
 /// Kernels that are made for tensor cores, and the devices whose machine code is looked at. f16 differs from bf16 by the name of a type.
 const PRODUCTS: [&str; 6] = ["linear", "conv2d", "attention", "linear_grad", "conv2d_grad", "attention_grad"];
@@ -154,6 +154,29 @@ fn complaint(key: &KernelKey, loops: &[Mix], whole: &Mix) -> Option<String> {
     (narrow > 0 && !excused).then(|| format!("has {narrow} accesses of less than 16 bytes in its main loop"))
 }
 
+/// What [`family`] says, for one kernel of every file; names of devices and of the folder that the text was compiled in aside.
+#[test]
+fn assembly_is_the_same_within_a_family() {
+    let compiler = Compiler::load(Some(&tools::nvrtc())).unwrap();
+    let archs: Vec<u32> = ARCHS.into_iter().filter(|&a| compiler.knows(Arch(a))).collect();
+    let keys: BTreeMap<&str, KernelKey> = specialisations(&[DType::Bf16], &archs).into_values().map(|key| (key.file.stem, key)).collect();
+    let keys: Vec<&KernelKey> = keys.values().collect();
+    let failures: Mutex<Vec<String>> = Mutex::default();
+    on_all_cores(keys.len(), |i| {
+        let named = |line: &&str| [".target", ".file"].iter().any(|name| line.trim_start().starts_with(name));
+        let text = |arch: u32| {
+            let path = common::compiled::assembly(&compiler, keys[i], Arch(arch)).unwrap();
+            let text = fs::read_to_string(path).unwrap();
+            text.lines().filter(|line| !named(line)).map(str::to_owned).collect::<Vec<_>>()
+        };
+        for arch in archs.iter().filter(|&&a| text(a) != text(family(a))) {
+            failures.lock().unwrap().push(format!("{} on sm_{arch}", keys[i]));
+        }
+    });
+    let failures = failures.into_inner().unwrap();
+    assert!(failures.is_empty(), "assembly differs from that of the family: {failures:#?}");
+}
+
 fn row_name(kernel: &str, arch: u32) -> String {
     format!("{},{arch}", kernel.replace(',', " "))
 }
@@ -172,9 +195,18 @@ fn compare_with_table(file: &str, title: &str, rows: String) {
     assert!(changed.is_empty(), "kernels/{file} differs in {count} rows (UPDATE_RESOURCES=1 writes it anew):\n{changed:#?}");
 }
 
+/// The oldest kind of device whose assembly is that of `arch`, its target's name aside: compiling takes longer than assembling.
+fn family(arch: u32) -> u32 {
+    match arch {
+        80 | 89 | 90 => 80,
+        100 | 120 => 100,
+        other => other,
+    }
+}
+
 /// Compiles to assembly, then assembles it; both are kept in the target folder, because they take long and change seldom.
 fn resources(compiler: &Compiler, key: &KernelKey, arch: Arch) -> Result<Resources, String> {
-    let ptx = common::compiled::assembly(compiler, key, arch)?;
+    let ptx = common::compiled::assembly(compiler, key, Arch(family(arch.0)))?;
     let report = ptx.with_extension(format!("sm_{}.txt", arch.0));
     if !report.is_file() {
         let output = Command::new(tools::ptxas())
@@ -193,7 +225,7 @@ fn resources(compiler: &Compiler, key: &KernelKey, arch: Arch) -> Result<Resourc
 
 /// The machine code of a kernel as text, likewise kept.
 fn disassembled(compiler: &Compiler, key: &KernelKey, arch: Arch) -> Result<String, String> {
-    let ptx = common::compiled::assembly(compiler, key, arch)?;
+    let ptx = common::compiled::assembly(compiler, key, Arch(family(arch.0)))?;
     let listing = ptx.with_extension(format!("sm_{}.sass", arch.0));
     if !listing.is_file() {
         let code = tempfile::NamedTempFile::new().map_err(|e| e.to_string())?;

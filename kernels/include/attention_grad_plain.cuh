@@ -38,6 +38,11 @@ struct WarpRow {
         for (int c = 0; c < COLUMNS; c++) at[c] = fmaf(factor, other.at[c], at[c]);
     }
 
+    __forceinline__ void scale(float factor) {
+#pragma unroll
+        for (int c = 0; c < COLUMNS; c++) at[c] *= factor;
+    }
+
     __forceinline__ void store(const HeadRows<T> &rows, u32 index, float factor) const {
 #pragma unroll
         for (int c = 0; c < COLUMNS; c++) {
@@ -55,22 +60,20 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS) attention_grad_queries_
     const float delta = dy.dot(WarpRow::of(outputs_of(p, p.y), query));
     const u32 end = CAUSAL ? min(p.keys, query + 1) : p.keys;
     RowState state;
-    for (u32 key = 0; key < end; key++) {
-        float score = q.dot(WarpRow::of(k, key)) * p.scale;
-        state.raise(score);
-        state.total += ptx::ex2(score - state.top);
-    }
-    const float log_sum = state.top + log2f(state.total);
     WarpRow dq = WarpRow::zero();
     for (u32 key = 0; key < end; key++) {
         const WarpRow k_row = WarpRow::of(k, key);
-        float probability = ptx::ex2(fmaf(q.dot(k_row), p.scale, -log_sum));
-        dq.add(probability * (dy.dot(WarpRow::of(v, key)) - delta), k_row);
+        float score = q.dot(k_row) * p.scale;
+        // what was summed before is brought to the new top
+        dq.scale(state.raise(score));
+        float share = ptx::ex2(score - state.top);
+        state.total += share;
+        dq.add(share * (dy.dot(WarpRow::of(v, key)) - delta), k_row);
     }
-    dq.store(head_rows<T>(p.dq, p.q_pitch, p.queries, p.head_dim), query, p.factor);
+    dq.store(head_rows<T>(p.dq, p.q_pitch, p.queries, p.head_dim), query, p.factor / state.total);
     if (threadIdx.x % 32 == 0) {
         float *log_sums = p.log_sum, *deltas = p.delta;
-        log_sums[first_row(p) + query] = log_sum;
+        log_sums[first_row(p) + query] = state.top + log2f(state.total);
         deltas[first_row(p) + query] = delta;
     }
 }

@@ -93,8 +93,8 @@ __forceinline__ void weigh(Gradient &sum, const Scores &weights, u32 stage) {
     }
 }
 
-/// Rounds this warp's rows and stores them through the part of an own tile that only this warp reads.
-__forceinline__ void finish(const HeadRows<T> &to, const Gradient &sum, float factor, u8 *tile, u32 first) {
+/// Rounds this warp's rows, times a factor of each, and stores them through the part of an own tile that only this warp reads.
+__forceinline__ void finish(const HeadRows<T> &to, const Gradient &sum, const float (&factor)[2], u8 *tile, u32 first) {
     const u32 lane = threadIdx.x % 32, row0 = threadIdx.x / 32 * 16;
     __syncwarp();
 #pragma unroll
@@ -102,7 +102,7 @@ __forceinline__ void finish(const HeadRows<T> &to, const Gradient &sum, float fa
 #pragma unroll
         for (int n = 0; n < HEAD / 8; n++) {
             u32 *word = reinterpret_cast<u32 *>(tile + TileOwn::at(row0 + 8 * half + lane / 4, n)) + lane % 4;
-            *word = Storage<T>::pair(sum[n][2 * half] * factor, sum[n][2 * half + 1] * factor);
+            *word = Storage<T>::pair(sum[n][2 * half] * factor[half], sum[n][2 * half + 1] * factor[half]);
         }
     __syncwarp();
     store_rows<TileOwn, ALIGNED>(to, first + row0, tile, row0, 16, lane, 32);
@@ -124,6 +124,33 @@ __forceinline__ float delta_of(const AttentionGradParams &p, u32 query) {
     return quad_sum(sum);
 }
 
+/// Turns the gradients of one row's probabilities into those of its scores, as 2^(score - top) · (dp - delta): the row's sum is not known
+/// before its last key. What was summed before is brought to the new top.
+__forceinline__ void soften(Gradient &dq, Scores &s, Scores &ds, RowState &row, const AttentionGradParams &p, u32 query, u32 first_key, int half, float delta) {
+    // rows beyond the end see the first key, so that their numbers stay finite
+    const u32 seeing = min(query + 8 * half, p.queries - 1);
+    float top = -__uint_as_float(0x7f800000u);
+#pragma unroll
+    for (int n = 0; n < STAGE_ROWS / 8; n++)
+#pragma unroll
+        for (int e = 0; e < 2; e++) {
+            float &x = s[n][2 * half + e];
+            x = sees(p, seeing, first_key + 8 * n + threadIdx.x % 4 * 2 + e) ? x * p.scale : -__uint_as_float(0x7f800000u);
+            top = fmaxf(top, x);
+        }
+    const float factor = row.raise(quad_max(top));
+#pragma unroll
+    for (int n = 0; n < STAGE_ROWS / 8; n++)
+#pragma unroll
+        for (int e = 0; e < 2; e++) {
+            const float share = ptx::ex2(s[n][2 * half + e] - row.top);
+            row.total += share;
+            ds[n][2 * half + e] = share * (ds[n][2 * half + e] - delta);
+        }
+#pragma unroll
+    for (int n = 0; n < HEAD / 8; n++) dq[n][2 * half] *= factor, dq[n][2 * half + 1] *= factor;
+}
+
 extern "C" __global__ void __launch_bounds__(THREADS) attention_grad_queries(const __grid_constant__ AttentionGradParams p) {
     extern __shared__ __align__(128) u8 shared[];
     const u32 first = blockIdx.x * OWN, lane = threadIdx.x % 32, query = first + threadIdx.x / 32 * 16 + lane / 4;
@@ -132,57 +159,29 @@ extern "C" __global__ void __launch_bounds__(THREADS) attention_grad_queries(con
     fill_rows<TileOwn, THREADS, ALIGNED>(shared, 0, queries_of(p, p.q), first);
     fill_rows<TileOwn, THREADS, ALIGNED>(shared, TileOwn::BYTES, outputs_of(p, p.dy), first);
 
+    stages.bring(0);
     RowState rows[2];
-    stages.bring(0);
-    stages.each([&](u32 k, u32, u32 first_key) {
-        Scores s;
-        score(s, q, k);
-#pragma unroll
-        for (int half = 0; half < 2; half++) {
-            float top = -__uint_as_float(0x7f800000u);
-#pragma unroll
-            for (int n = 0; n < STAGE_ROWS / 8; n++)
-#pragma unroll
-                for (int e = 0; e < 2; e++) {
-                    u32 key = first_key + 8 * n + lane % 4 * 2 + e;
-                    float &x = s[n][2 * half + e];
-                    // rows beyond the end see the first key, so that their numbers stay finite
-                    x = sees(p, min(query + 8 * half, p.queries - 1), key) ? x * p.scale : -__uint_as_float(0x7f800000u);
-                    top = fmaxf(top, x);
-                }
-            rows[half].raise(quad_max(top));
-#pragma unroll
-            for (int n = 0; n < STAGE_ROWS / 8; n++) rows[half].total += ptx::ex2(s[n][2 * half] - rows[half].top) + ptx::ex2(s[n][2 * half + 1] - rows[half].top);
-        }
-    });
-    float log_sum[2], delta[2], *log_sums = p.log_sum, *deltas = p.delta;
-#pragma unroll
-    for (int half = 0; half < 2; half++) {
-        log_sum[half] = rows[half].top + log2f(quad_sum(rows[half].total));
-        delta[half] = delta_of(p, query + 8 * half);
-        if (lane % 4 == 0 && query + 8 * half < p.queries) {
-            log_sums[first_row(p) + query + 8 * half] = log_sum[half];
-            deltas[first_row(p) + query + 8 * half] = delta[half];
-        }
-    }
-
+    const float delta[2] = {delta_of(p, query), delta_of(p, query + 8)};
     Gradient dq = {};
-    stages.bring(0);
     stages.each([&](u32 k, u32 v, u32 first_key) {
         Scores s, ds;
         score(s, q, k);
         score(ds, dy, v);
 #pragma unroll
-        for (int n = 0; n < STAGE_ROWS / 8; n++)
-#pragma unroll
-            for (int e = 0; e < 4; e++) {
-                bool seen = sees(p, query + e / 2 * 8, first_key + 8 * n + lane % 4 * 2 + e % 2);
-                float probability = seen ? ptx::ex2(fmaf(s[n][e], p.scale, -log_sum[e / 2])) : 0.0f;
-                ds[n][e] = probability * (ds[n][e] - delta[e / 2]);
-            }
+        for (int half = 0; half < 2; half++) soften(dq, s, ds, rows[half], p, query, first_key, half, delta[half]);
         weigh(dq, ds, k);
     });
-    finish(head_rows<T>(p.dq, p.q_pitch, p.queries, p.head_dim), dq, p.factor, shared, first);
+    float factor[2], *log_sums = p.log_sum, *deltas = p.delta;
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        const float total = quad_sum(rows[half].total);
+        factor[half] = p.factor / total;
+        if (lane % 4 == 0 && query + 8 * half < p.queries) {
+            log_sums[first_row(p) + query + 8 * half] = rows[half].top + log2f(total);
+            deltas[first_row(p) + query + 8 * half] = delta[half];
+        }
+    }
+    finish(head_rows<T>(p.dq, p.q_pitch, p.queries, p.head_dim), dq, factor, shared, first);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS) attention_grad_keys(const __grid_constant__ AttentionGradParams p) {
@@ -218,6 +217,6 @@ extern "C" __global__ void __launch_bounds__(THREADS) attention_grad_keys(const 
         weigh(dv, probabilities, dy);
         weigh(dk, ds, q);
     });
-    finish(head_rows<T>(p.dk, p.kv_pitch, p.keys, p.head_dim), dk, p.factor, shared, first);
-    finish(head_rows<T>(p.dv, p.kv_pitch, p.keys, p.head_dim), dv, 1.0f, shared + TileOwn::BYTES, first);
+    finish(head_rows<T>(p.dk, p.kv_pitch, p.keys, p.head_dim), dk, {p.factor, p.factor}, shared, first);
+    finish(head_rows<T>(p.dv, p.kv_pitch, p.keys, p.head_dim), dv, {1.0f, 1.0f}, shared + TileOwn::BYTES, first);
 }

@@ -1,9 +1,11 @@
 //! The full-size graphs that kernels must serve, and types as lowering takes them.
 
+use super::training::{self, Trained};
 use dreamid_engine::DType;
 use dreamid_engine::graph::Graph;
-use dreamid_engine::models::ModelFolder;
+use dreamid_engine::models::gradients::{self, BatchSize};
 use dreamid_engine::models::graphs::{self, StepSize, UnetSize};
+use dreamid_engine::models::{ClipVisionConfig, ModelFolder};
 use dreamid_engine::ops::Case;
 
 /// Types of the inputs and outputs of a case.
@@ -13,8 +15,12 @@ pub(crate) fn types(case: &Case) -> (Vec<Option<dreamid_engine::Ty>>, Vec<dreami
     (ins, outs)
 }
 
-/// Everything that a picture of 512x512 is made with, at full size.
+/// Everything that a picture of 512x512 is made with, judged by, and trained on, at full size.
 pub(crate) fn full_size(dtype: DType) -> Vec<(&'static str, Graph)> {
+    [inference(dtype), judgement(dtype), training(dtype)].into_iter().flatten().collect()
+}
+
+fn inference(dtype: DType) -> Vec<(&'static str, Graph)> {
     let model = ModelFolder::sd21_random(0);
     let (unet, vae, text) = (model.unet_config().unwrap(), model.vae_config().unwrap(), model.text_config().unwrap());
     let step = StepSize { images: 1, height: 64, width: 64, tokens: 77, steps: 30, guided: true };
@@ -28,5 +34,29 @@ pub(crate) fn full_size(dtype: DType) -> Vec<(&'static str, Graph)> {
         ("vae decode", graphs::vae_decode(&vae, dtype, 1, 64, 64).unwrap()),
         ("vae encode", graphs::vae_encode(&vae, dtype, 1, 512, 512).unwrap()),
         ("identity", graphs::identity(&model.face_config().unwrap(), &model.projector_config().unwrap(), dtype, 1).unwrap()),
+    ]
+}
+
+/// CLIP's towers, which compare pictures with prompts.
+fn judgement(dtype: DType) -> Vec<(&'static str, Graph)> {
+    let tower = |config: ClipVisionConfig| graphs::image_features(&config, dtype, 4).unwrap();
+    let text = ModelFolder::sd21_random(0).text_config().unwrap();
+    vec![
+        ("clip b32", tower(ClipVisionConfig::default())),
+        ("clip l14", tower(ClipVisionConfig::l14())),
+        ("clip h14", tower(ClipVisionConfig::h14())),
+        ("clip text", graphs::text_projection(&text, dtype, 4).unwrap()),
+    ]
+}
+
+/// The paper's batch of 64 on eight devices; one sample as the command line has it; a single sample with every weight trained.
+fn training(dtype: DType) -> Vec<(&'static str, Graph)> {
+    let model = ModelFolder::sd21_random(0);
+    let (text, unet) = (model.text_config().unwrap(), model.unet_config().unwrap());
+    let sample = BatchSize { batch: 1, height: 64, width: 64, words: 2 };
+    vec![
+        ("denoising gradient", gradients::denoising_gradient(&text, &unet, dtype, sample).unwrap()),
+        ("projector training", training::step(&model, dtype, 8, Trained::Projector)),
+        ("fine-tuning", training::step(&model, dtype, 1, Trained::Everything)),
     ]
 }

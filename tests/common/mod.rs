@@ -13,3 +13,4 @@ pub(crate) mod sampled;
 pub(crate) mod sass;
 pub(crate) mod small;
 pub(crate) mod tools;
+pub(crate) mod training;

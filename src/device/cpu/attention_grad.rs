@@ -52,13 +52,13 @@ pub(crate) fn attention_grad<T: Elem>(cpu: &Cpu, call: &AttentionGrad<'_, T>, [d
     each_block(cpu, parts, queries, plan.words(), |part, first, count, scratch| {
         let at = At { part, first, count };
         // SAFETY: the device has its instruction set; a task has its own queries in dq and in what is found of them.
-        unsafe { dispatch(cpu.isa(), Queries { call, plan, at, scratch, found: &shared, dq }) }
+        unsafe { dispatch(cpu.isa(), Block { call, plan, at, scratch, panel: Queries { found: &shared, dq } }) }
     });
     each_block(cpu, parts, keys, plan.words(), |part, first, count, scratch| {
         let at = At { part, first, count };
         let found = &found[part * queries * 3..][..queries * 3];
         // SAFETY: the device has its instruction set; a task has its own keys in dk and dv.
-        unsafe { dispatch(cpu.isa(), Keys { call, plan, at, scratch, found, dk, dv }) }
+        unsafe { dispatch(cpu.isa(), Block { call, plan, at, scratch, panel: Keys { found, dk, dv } }) }
     });
 }
 
@@ -79,18 +79,16 @@ struct At {
     count: usize,
 }
 
-/// A task of the first pass.
-struct Queries<'a, T> {
+/// A task.
+struct Block<'a, T, P> {
     call: &'a AttentionGrad<'a, T>,
     plan: Plan,
     at: At,
     scratch: &'a mut [f32],
-    /// For each image, head and query: largest score, 1 over the sum of weights, δ.
-    found: &'a SharedMut<f32>,
-    dq: &'a Target<'a, T>,
+    panel: P,
 }
 
-impl<T: Elem> Task for Queries<'_, T> {
+impl<T: Elem, P: Panel<T>> Task for Block<'_, T, P> {
     type Out = ();
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
@@ -99,26 +97,35 @@ impl<T: Elem> Task for Queries<'_, T> {
     }
 }
 
-impl<T: Elem> Queries<'_, T> {
+impl<T: Elem, P: Panel<T>> Block<'_, T, P> {
     #[inline(always)]
     unsafe fn walk<S: Simd, const NV: usize>(self) {
         let width = NV * S::LANES;
         for first in (0..self.at.count).step_by(width) {
             let at = At { first: self.at.first + first, count: width.min(self.at.count - first), ..self.at };
             // SAFETY: as the caller promises: the scratch is as large as the plan says.
-            unsafe { Self::panel::<S, NV>(self.call, self.plan, at, self.plan.parts(self.scratch), self.found, self.dq) };
+            unsafe { self.panel.run::<S, NV>(self.call, self.plan, at, self.plan.parts(self.scratch)) };
         }
     }
+}
 
+/// What a pass does for as many of its rows as `NV` vectors have lanes.
+trait Panel<T> {
+    /// # Safety
+    /// The processor has `S`, and `parts` are as large as the plan says.
+    unsafe fn run<S: Simd, const NV: usize>(&self, call: &AttentionGrad<'_, T>, plan: Plan, at: At, parts: Parts);
+}
+
+/// The first pass.
+struct Queries<'a, T> {
+    /// For each image, head and query: largest score, 1 over the sum of weights, δ.
+    found: &'a SharedMut<f32>,
+    dq: &'a Target<'a, T>,
+}
+
+impl<T: Elem> Panel<T> for Queries<'_, T> {
     #[inline(always)]
-    unsafe fn panel<S: Simd, const NV: usize>(
-        call: &AttentionGrad<'_, T>,
-        plan: Plan,
-        at: At,
-        parts: Parts,
-        found: &SharedMut<f32>,
-        dq: &Target<'_, T>,
-    ) {
+    unsafe fn run<S: Simd, const NV: usize>(&self, call: &AttentionGrad<'_, T>, plan: Plan, at: At, parts: Parts) {
         let (width, place) = (NV * S::LANES, [at.part / call.heads, at.part % call.heads]);
         let [scale, factor] = scales(plan.d);
         // SAFETY: every place below lies in the part of the scratch that `Plan::words` counts for it.
@@ -159,13 +166,15 @@ impl<T: Elem> Queries<'_, T> {
             for lane in 0..at.count {
                 let query = at.first + lane;
                 let share = 1.0 / *total.add(lane);
-                let kept = found.slice((at.part * call.q.count + query) * 3, 3);
+                let kept = self.found.slice((at.part * call.q.count + query) * 3, 3);
                 kept.copy_from_slice(&[*top.add(lane), share, *delta.add(lane)]);
-                plan.write::<S, T>(parts.sums[0], width, lane, share * scale, dq, [place[0] * dq.count + query, place[1]]);
+                plan.write::<S, T>(parts.sums[0], width, lane, share * scale, self.dq, [place[0] * self.dq.count + query, place[1]]);
             }
         }
     }
+}
 
+impl<T: Elem> Queries<'_, T> {
     /// Turns scores into `weight · (dP − δ)`, weights not yet divided by their sum, and brings the running numbers up to date.
     #[inline(always)]
     unsafe fn weigh<S: Simd, const NV: usize>(keys: usize, factor: f32, parts: Parts) {
@@ -196,47 +205,17 @@ impl<T: Elem> Queries<'_, T> {
     }
 }
 
-/// A task of the second pass.
+/// The second pass.
 struct Keys<'a, T> {
-    call: &'a AttentionGrad<'a, T>,
-    plan: Plan,
-    at: At,
-    scratch: &'a mut [f32],
     /// What the first pass found of the queries of this image and head.
     found: &'a [f32],
     dk: &'a Target<'a, T>,
     dv: &'a Target<'a, T>,
 }
 
-impl<T: Elem> Task for Keys<'_, T> {
-    type Out = ();
+impl<T: Elem> Panel<T> for Keys<'_, T> {
     #[inline(always)]
-    unsafe fn run<S: Simd>(self) {
-        // SAFETY: as the caller promises. The branch is known when this is compiled.
-        unsafe { if S::LANES == 16 { self.walk::<S, 4>() } else { self.walk::<S, 2>() } }
-    }
-}
-
-impl<T: Elem> Keys<'_, T> {
-    #[inline(always)]
-    unsafe fn walk<S: Simd, const NV: usize>(self) {
-        let width = NV * S::LANES;
-        for first in (0..self.at.count).step_by(width) {
-            let at = At { first: self.at.first + first, count: width.min(self.at.count - first), ..self.at };
-            // SAFETY: as the caller promises: the scratch is as large as the plan says.
-            unsafe { Self::panel::<S, NV>(self.call, self.plan, at, self.plan.parts(self.scratch), self.found, [self.dk, self.dv]) };
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn panel<S: Simd, const NV: usize>(
-        call: &AttentionGrad<'_, T>,
-        plan: Plan,
-        at: At,
-        parts: Parts,
-        found: &[f32],
-        [dk, dv]: [&Target<'_, T>; 2],
-    ) {
+    unsafe fn run<S: Simd, const NV: usize>(&self, call: &AttentionGrad<'_, T>, plan: Plan, at: At, parts: Parts) {
         let (width, place) = (NV * S::LANES, [at.part / call.heads, at.part % call.heads]);
         let [scale, factor] = scales(plan.d);
         // SAFETY: every place below lies in the part of the scratch that `Plan::words` counts for it.
@@ -262,8 +241,7 @@ impl<T: Elem> Keys<'_, T> {
                         (true, false) => width,
                     };
                     scores[visible..].fill(f32::NEG_INFINITY);
-                    let query =
-                        if i < count { [found[(from + i) * 3], found[(from + i) * 3 + 1], found[(from + i) * 3 + 2]] } else { [0.0; 3] };
+                    let query = if i < count { std::array::from_fn(|n| self.found[(from + i) * 3 + n]) } else { [0.0; 3] };
                     Self::weigh::<S, NV>(i, query, factor, parts);
                 }
                 plan.gather::<S, NV>(count, parts.rows[0], parts.products[1], None, parts.sums[0]);
@@ -271,12 +249,14 @@ impl<T: Elem> Keys<'_, T> {
             }
             for lane in 0..at.count {
                 let row = at.first + lane;
-                plan.write::<S, T>(parts.sums[0], width, lane, scale, dk, [place[0] * dk.count + row, place[1]]);
-                plan.write::<S, T>(parts.sums[1], width, lane, 1.0, dv, [place[0] * dv.count + row, place[1]]);
+                plan.write::<S, T>(parts.sums[0], width, lane, scale, self.dk, [place[0] * self.dk.count + row, place[1]]);
+                plan.write::<S, T>(parts.sums[1], width, lane, 1.0, self.dv, [place[0] * self.dv.count + row, place[1]]);
             }
         }
     }
+}
 
+impl<T: Elem> Keys<'_, T> {
     /// Turns the scores of one query into weights, and `dP` into `dS`.
     #[inline(always)]
     unsafe fn weigh<S: Simd, const NV: usize>(row: usize, [top, share, delta]: [f32; 3], factor: f32, parts: Parts) {
