@@ -99,7 +99,8 @@ extern "C" __global__ void __launch_bounds__(Tiles::THREADS) linear_grad_tensor(
 #endif
 
 #ifdef TX
-extern "C" __global__ void __launch_bounds__(Plain::THREADS) linear_grad_plain(const __grid_constant__ LinearGradParams p) {
+// four blocks: left to itself, ptxas aims at five and spills on some devices
+extern "C" __global__ void __launch_bounds__(Plain::THREADS, 4) linear_grad_plain(const __grid_constant__ LinearGradParams p) {
     const Work work = work_of(p, Plain::TILE, Plain::TILE);
     const ProductParams &q = p.product;
     const TX *left = p.a;

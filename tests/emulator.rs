@@ -12,7 +12,7 @@ use cuda_emulator::{Counters, DeviceModel, Memory, Module};
 use dreamid_engine::device::cuda::Compiler;
 use dreamid_engine::device::{Arch, Launch, Lowered, Slot, Target, Tiles};
 use dreamid_engine::ops::{
-    Activate, Activation, Attention, Case, Cast, Concat, Conv2d, GroupNorm, Heads, HostArray, LayerNorm, Linear, normal, vector,
+    Activate, Activation, Attention, Case, Cast, Concat, Conv2d, Conv2dGrad, GroupNorm, Heads, HostArray, LayerNorm, Linear, normal, vector,
 };
 use dreamid_engine::{DType, Tensor, Ty};
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -106,6 +106,23 @@ fn tensor_cores_are_fed_without_waste() {
             assert!(c.store_sectors_min * 100 >= c.store_sectors * 95, "{}: stores of {}", case.name, launch.kernel);
         }
     }
+}
+
+/// The gradient of an image whose convolution leaves out pixels multiplies as often as the convolution: only the taps that reach a pixel.
+#[test]
+fn gradients_of_strided_convolutions_multiply_only_what_meets() {
+    let t = DType::Bf16;
+    let conv = Conv2d { stride: 2, padding: [0, 0, 1, 1], ..Conv2d::same(0) };
+    let (x, w, z) = (normal(t, [1, 32, 32, 64]), normal(t, [64, 3, 3, 64]), normal(t, [1, 16, 16, 64]));
+    let back = Conv2dGrad::Input { conv: conv.clone(), size: [32, 32] };
+    let products = [Case::new("forward", conv, vec![x, w]), Case::new("backward", back, vec![z, w])].map(|case| {
+        let (types, outs) = lowering::types(&case);
+        let lowered = case.op.lower(&types, &outs, &Arch(device().arch).into()).unwrap();
+        let (_, counted) = execute(&lowered, &fill::inputs("counted", &case), &outs).unwrap();
+        counted.iter().map(|c| c.tensor).sum::<u64>()
+    });
+    assert!(products[0] > 0);
+    assert_eq!(products[0], products[1]);
 }
 
 /// Norms and copies at sizes of the full-size networks: each byte that must move is touched once, and what is asked of memory is used.

@@ -3,7 +3,8 @@
 #include "params.cuh"
 #include "source.cuh"
 
-/// How a tap finds its pixel. RESIZE_BACK: the other way round, from pixels of the input to those of the output whose windows hold them.
+/// How a tap finds its pixel. RESIZE_BACK: the other way round, from pixels of the input to those of the output whose windows hold them, in steps
+/// of one pixel whatever the stride.
 enum Resize { RESIZE_NONE, RESIZE_DOUBLE, RESIZE_ANY, RESIZE_BACK };
 
 /// The pixel of memory under a tap of the window of output pixel `row`; false where that is padding.
@@ -80,10 +81,8 @@ private:
         if constexpr (Mode == RESIZE_BACK) {
             // negative ones become too large
             y = corner_y - i32(ky), x = corner_x - i32(kx);
-            bool hit = g.stride == 1 || (y % g.stride == 0 && x % g.stride == 0);
-            if (g.stride != 1) y = i32(y) < 0 ? y : y / g.stride, x = i32(x) < 0 ? x : x / g.stride;
             pixel = image[i] + y * g.width + x;
-            return hit && y < g.height && x < g.width;
+            return y < g.height && x < g.width;
         }
         bool valid = y < g.resized_height && x < g.resized_width;
         if constexpr (Mode == RESIZE_DOUBLE) y /= 2, x /= 2;

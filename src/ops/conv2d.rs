@@ -2,7 +2,7 @@
 
 use super::host::{Weights, unsupported};
 use super::lowering::{activation, count};
-use super::products::{Entries, Product, ProductParams};
+use super::products::{Classes, Entries, Product, ProductParams};
 use super::{Conv2dGrad, Activation, Case, Cost, HostArray, HostIo, Ins, Op, each_dtype, normal, vector};
 use crate::device::cpu::gather::Widens;
 use crate::device::cpu::simd::Elem;
@@ -132,7 +132,8 @@ impl Op for Conv2d {
         let (rows, channels) = (outs[0].shape.rows(), w.shape[3]);
         let (rows_per_image, depth) = (out_height * out_width, w.shape.elements() / columns);
         let aligned = channels.is_multiple_of(8) && x.shape[3].is_multiple_of(8);
-        let product = Product { rows, rows_per_image, columns, depth, gated: false, aligned, across: false, types: [x.dtype, w.dtype] };
+        let (classes, types) = (Classes::ONE, [x.dtype, w.dtype]);
+        let product = Product { rows, rows_per_image, classes, columns, depth, gated: false, aligned, across: false, types };
         let cut = product.cut(target, &ENTRIES)?;
         let (act, negative) = activation(self.act);
         let params = Conv2dParams {

@@ -2,7 +2,7 @@
 
 use super::host::{Weights, unsupported};
 use super::lowering::activation;
-use super::products::{Entries, Product, ProductParams, rows_per_image};
+use super::products::{Classes, Entries, Product, ProductParams, rows_per_image};
 use super::{Activation, Case, Cost, HostArray, HostIo, Ins, LinearGrad, Op, each_dtype, normal, vector};
 use crate::device::cpu::gather::Widens;
 use crate::device::cpu::simd::Elem;
@@ -105,6 +105,7 @@ impl Op for Linear {
         let product = Product {
             rows,
             rows_per_image: rows_per_image(x),
+            classes: Classes::ONE,
             columns,
             depth,
             gated: self.gated,

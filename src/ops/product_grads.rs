@@ -3,7 +3,7 @@
 use super::attention::{Span, row_bytes};
 use super::conv2d::{Geometry, extent, resize_mode};
 use super::lowering::{activation, count};
-use super::products::{Entries, Product, ProductParams, rows_per_image};
+use super::products::{Classes, Entries, Product, ProductParams, rows_per_image};
 use super::{Activation, Attention, Conv2d, Conv2dGrad, LinearGrad, op_error};
 use crate::device::{KernelFile, KernelKey, Launch, Lowered, Slot, Target, kernel_file, kernel_params, kernel_type};
 use crate::{DType, Result, Ty};
@@ -28,6 +28,7 @@ pub(super) fn linear(op: &LinearGrad, ins: &[Option<Ty>], outs: &[Ty], target: &
     let product = Product {
         rows,
         rows_per_image: if part == "WEIGHT" { rows } else { rows_per_image(a) },
+        classes: Classes::ONE,
         columns: if gated { columns / 2 } else { columns },
         depth,
         gated,
@@ -52,8 +53,11 @@ pub(super) fn linear(op: &LinearGrad, ins: &[Option<Ty>], outs: &[Ty], target: &
 }
 
 kernel_params! {
-    /// Of both entries of `conv2d_grad`. The geometry is that of what is gathered: dz for the input, x for the weight.
-    struct Conv2dGradParams { dz: ptr, other: ptr, out: ptr, product: {ProductParams}, geometry: {Geometry} }
+    /// Of both entries of `conv2d_grad`. The geometry is that of what is gathered: dz for the input, x for the weight. `class_tiles` are
+    /// rows of tiles that each class of pixels has.
+    struct Conv2dGradParams {
+        dz: ptr, other: ptr, out: ptr, product: {ProductParams}, geometry: {Geometry}, kernel_height: u32, class_tiles: u32,
+    }
 }
 static CONV2D: KernelFile = kernel_file!("conv2d_grad", [ProductParams, Geometry, Conv2dGradParams]);
 const CONV2D_ENTRIES: Entries = Entries { file: &CONV2D, tensor: "conv2d_grad_tensor", plain: "conv2d_grad_plain" };
@@ -67,12 +71,16 @@ pub(super) fn conv2d(op: &Conv2dGrad, ins: &[Option<Ty>], outs: &[Ty], target: &
     if conv.groups > 1 {
         return grouped(conv, of_input, [dz, &x, &w], outs[0].dtype);
     }
-    let (outputs, taps, channels) = (w.shape[0], w.shape[1] * w.shape[2], w.shape[3]);
+    let (outputs, channels, stride) = (w.shape[0], w.shape[3], if of_input { conv.stride } else { 1 });
+    // of the class of pixels that most of them reach
+    let taps = w.shape[1].div_ceil(stride) * w.shape[2].div_ceil(stride);
     let [rows, depth, columns] =
         if of_input { [x.shape.rows(), taps * outputs, channels] } else { [outputs, dz.shape.rows(), taps * channels] };
+    let pixels = |step: usize| x.shape[1].div_ceil(step) * x.shape[2].div_ceil(step);
     let product = Product {
         rows,
-        rows_per_image: if of_input { x.shape[1] * x.shape[2] } else { rows },
+        rows_per_image: if of_input { pixels(1) } else { rows },
+        classes: if stride > 1 { Classes { count: stride * stride, image: pixels(1), each: pixels(stride) } } else { Classes::ONE },
         columns,
         depth,
         gated: false,
@@ -90,10 +98,12 @@ pub(super) fn conv2d(op: &Conv2dGrad, ins: &[Option<Ty>], outs: &[Ty], target: &
         out: Slot::Out(0),
         product: cut.params()?,
         geometry: Geometry::of(conv, from, resized, &w, over)?,
+        kernel_height: count(w.shape[1])?,
+        class_tiles: cut.class_tiles()?,
     };
     let (part, out) = (if of_input { "INPUT" } else { "WEIGHT" }, kernel_type(outs[0].dtype));
     let resize = if of_input { "RESIZE_NONE" } else { resize_mode(conv, &x) };
-    let special = |key: KernelKey| key.define("PART", part).define("OUT", out).define("RESIZE", resize);
+    let special = |key: KernelKey| key.define("PART", part).define("OUT", out).define("RESIZE", resize).define("STRIDE", stride);
     cut.lower(&CONV2D_ENTRIES, params.pack(), special)
 }
 

@@ -50,6 +50,7 @@ pub(crate) struct Product {
     pub(crate) rows: usize,
     /// Rows of one image or sequence: what parts of the depth are chosen by.
     pub(crate) rows_per_image: usize,
+    pub(crate) classes: Classes,
     /// Columns of the result.
     pub(crate) columns: usize,
     pub(crate) depth: usize,
@@ -61,6 +62,19 @@ pub(crate) struct Product {
     pub(crate) across: bool,
     /// Types of both operands; the first is the result's too.
     pub(crate) types: [DType; 2],
+}
+
+/// Rows that are several products with tiles of their own, all of at most the product's depth.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Classes {
+    pub(crate) count: usize,
+    /// Rows of an image, and of those the most that one class has.
+    pub(crate) image: usize,
+    pub(crate) each: usize,
+}
+
+impl Classes {
+    pub(crate) const ONE: Self = Self { count: 1, image: 1, each: 1 };
 }
 
 /// Where the kernels of a product are written.
@@ -117,6 +131,7 @@ impl Product {
     fn name(&self, entries: &Entries) -> String {
         let flags = [("gated", self.gated), ("unaligned", !self.aligned), ("across", self.across)];
         let flags: String = flags.iter().filter(|f| f.1).map(|f| format!(" {}", f.0)).collect();
+        let flags = if self.classes.count > 1 { format!("{flags} in {} classes", self.classes.count) } else { flags };
         let Self { rows, rows_per_image, columns, depth, types, .. } = self;
         format!("{} {} {rows}({rows_per_image})x{columns}x{depth}{flags}", entries.file.stem, types[0])
     }
@@ -141,7 +156,8 @@ impl Product {
     /// Tiles along rows and columns.
     fn blocks(&self, tile: Option<Tile>, rows: usize) -> [usize; 2] {
         let [m, n] = tile.map_or([PLAIN[0], PLAIN[1]], |t| [t.rows, t.columns]);
-        [rows.div_ceil(m), self.columns.div_ceil(if self.gated { n / 2 } else { n })]
+        let Classes { count, image, each } = self.classes;
+        [count * (rows / image * each).div_ceil(m), self.columns.div_ceil(if self.gated { n / 2 } else { n })]
     }
 }
 
@@ -175,6 +191,11 @@ impl Cut {
         let (grid, block) = ([self.tile_count()?, 1, self.parts as u32], [threads as u32, 1, 1]);
         let launches = vec![Launch { kernel, grid, block, shared: shared as u32, params }];
         Ok(Lowered { product: self.tiles.clone(), ..Lowered::new(launches, self.scratch()) })
+    }
+
+    /// Rows of tiles of one class.
+    pub(crate) fn class_tiles(&self) -> Result<u32> {
+        count(self.blocks[0] / self.product.classes.count)
     }
 
     fn tile_count(&self) -> Result<u32> {
@@ -290,7 +311,17 @@ mod tests {
     const ENTRIES: Entries = Entries { file: &FILE, tensor: "", plain: "" };
 
     fn product(rows: usize, rows_per_image: usize, columns: usize, depth: usize) -> Product {
-        Product { rows, rows_per_image, columns, depth, gated: false, aligned: true, across: false, types: [DType::Bf16; 2] }
+        Product {
+            rows,
+            rows_per_image,
+            classes: Classes::ONE,
+            columns,
+            depth,
+            gated: false,
+            aligned: true,
+            across: false,
+            types: [DType::Bf16; 2],
+        }
     }
 
     #[test]
