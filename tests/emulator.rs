@@ -118,7 +118,7 @@ fn gradients_of_strided_convolutions_multiply_only_what_meets() {
     let products = [Case::new("forward", conv, vec![x, w]), Case::new("backward", back, vec![z, w])].map(|case| {
         let (types, outs) = lowering::types(&case);
         let lowered = case.op.lower(&types, &outs, &Arch(device().arch).into()).unwrap();
-        let (_, counted) = execute(&lowered, &fill::inputs("counted", &case), &outs).unwrap();
+        let (_, counted) = execute(device(), &lowered, &fill::inputs("counted", &case), &outs).unwrap();
         counted.iter().map(|c| c.tensor).sum::<u64>()
     });
     assert!(products[0] > 0);
