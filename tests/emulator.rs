@@ -12,7 +12,8 @@ use cuda_emulator::{Counters, DeviceModel, Memory, Module};
 use dreamid_engine::device::cuda::Compiler;
 use dreamid_engine::device::{Arch, Launch, Lowered, Slot, Target, Tiles};
 use dreamid_engine::ops::{
-    Activate, Activation, Attention, Case, Cast, Concat, Conv2d, Conv2dGrad, GroupNorm, Heads, HostArray, LayerNorm, Linear, normal, vector,
+    Activate, Activation, Attention, Case, Cast, Concat, Conv2d, Conv2dGrad, GroupNorm, Heads, HostArray, LayerNorm, Linear, LinearGrad,
+    normal, vector,
 };
 use dreamid_engine::{DType, Tensor, Ty};
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -77,6 +78,46 @@ fn parts_of_the_depth_are_tested() {
 }
 
 const PRODUCTS: [&str; 4] = ["linear", "conv2d", "linear_grad", "conv2d_grad"];
+
+/// Every tile of the table, also those that are meant for larger products: in shared memory no lane waits for another one.
+#[test]
+fn no_tile_makes_lanes_wait() {
+    let t = DType::Bf16;
+    let layer = |op: Linear, x: [usize; 2], w: [usize; 2]| {
+        Case::new("layer", op, vec![normal(t, x), normal(t, w), vector(w[0]), normal(t, [x[0], w[0]])])
+    };
+    let gates = Case::new("gates", Linear::geglu(), vec![normal(t, [70, 64]), normal(t, [240, 64]), vector(240)]);
+    let image = [normal(t, [1, 12, 13, 16]), normal(t, [168, 3, 3, 16]), normal(t, [1, 12, 13, 168])];
+    let (conv, same) = (Conv2d::same(1), [12, 13]);
+    let cases = [
+        layer(Linear::plain(), [150, 96], [200, 96]),
+        layer(Linear::with(Activation::Silu), [20, 1120], [180, 1120]),
+        gates,
+        Case::new("dx", LinearGrad::Input, vec![normal(t, [150, 96]), normal(t, [96, 200])]),
+        Case::new("dw", LinearGrad::Weight, vec![normal(t, [96, 136]), normal(t, [96, 72])]),
+        Case::new("windows", conv.clone(), vec![image[0], image[1], vector(168), None, image[2]]),
+        Case::new("dx of windows", Conv2dGrad::Input { conv: conv.clone(), size: same }, vec![image[2], image[1]]),
+        Case::new("dw of windows", Conv2dGrad::Weight { conv, kernel: [3, 3] }, vec![image[2], image[0]]),
+    ];
+    let mut taken = BTreeSet::new();
+    for case in cases {
+        let (types, outs) = lowering::types(&case);
+        let inputs = fill::inputs("tiles", &case);
+        let with = |tiles| {
+            let target = Target { arch: Arch(device().arch), tiles: Arc::new(tiles) };
+            let lowered = case.op.lower(&types, &outs, &target).unwrap();
+            let (_, counted) = execute(device(), &lowered, &inputs, &outs).unwrap();
+            assert!(counted.iter().all(|c| c.shared_wavefronts == c.shared_wavefronts_min), "conflicts of {}", lowered.launches[0].kernel);
+            lowered.product.unwrap()
+        };
+        let product = with(Tiles::default());
+        for choice in product.choices {
+            assert_eq!(with(Tiles([(product.name.clone(), choice)].into())).chosen, choice);
+            taken.insert(choice);
+        }
+    }
+    assert_eq!(taken.len(), 8, "{taken:?}");
+}
 
 /// Layers like those of the full-size networks, in small numbers: tensor cores do all of the arithmetic that they can, shared memory
 /// never makes a lane wait for another one, and nearly everything that is asked of memory is used.

@@ -23,7 +23,7 @@ template <int BLOCK_M_, int BLOCK_N_, int DOWN_M_, int GRID_N_, int RING_, bool 
     typedef Tile<A_ACROSS ? DEPTH : BLOCK_M, A_ACROSS ? BLOCK_M : DEPTH> TileA;
     typedef Tile<B_ACROSS ? DEPTH : BLOCK_N, B_ACROSS ? BLOCK_N : DEPTH> TileB;
     enum { STAGE_BYTES = int(TileA::BYTES) + int(TileB::BYTES) };
-    static_assert(WARP_M % 16 == 0 && WARP_N % 32 == 0, "a warp has whole pieces");
+    static_assert(WARP_M % 16 == 0 && WARP_N % 16 == 0, "a warp has whole pieces");
 
     /// Chunks of each operand that one thread brings into each stage.
     enum { CHUNKS_A = BLOCK_M * DEPTH / 8 / THREADS, CHUNKS_B = BLOCK_N * DEPTH / 8 / THREADS };
@@ -105,7 +105,8 @@ template <class P, bool Gated, class PUT> __forceinline__ void each_chunk(const 
     enum { PASS = P::PIECES_M > 1 ? 2 : 1, ROWS = 16 * PASS, CHUNKS = P::WARP_N / (Gated ? 16 : 8), QUADS = P::WARP_N / 4 };
     const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     float4 *staged = reinterpret_cast<float4 *>(shared) + warp * ROWS * QUADS;
-    auto permuted = [](u32 row, u32 quad) { return row * QUADS + (quad ^ (row & 3) << 1); };
+    // 4 rows of 2 quads lie in 8 different groups of banks; odd halves of 32 banks to a row bring every second row half of the way
+    auto permuted = [](u32 row, u32 quad) { return row * QUADS + (quad ^ (QUADS % 8 == 0 ? row & 3 : row >> 1 & 1) << 1); };
     auto read = [&](float(&v)[8], u32 row, u32 chunk) {
         // half of the lanes read their second quad first: 8 lanes then touch 8 different groups of banks
         bool swapped = lane & (CHUNKS == 2 ? 2 : 4);

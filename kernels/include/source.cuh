@@ -3,7 +3,7 @@
 #pragma once
 #include "tile.cuh"
 
-/// 8 values of memory, or none (then they count as zero).
+/// 8 values of memory, or none (then they count as zero, and the address is anything).
 template <typename V> struct Chunk {
     const V *at;
     bool valid;
@@ -22,15 +22,9 @@ template <typename V, int COUNT> struct RowSource {
         for (int i = 0; i < COUNT; i++) start[i] = row_of(i) * pitch;
     }
 
-    __forceinline__ Chunk<V> chunk(int i) const {
-        bool valid = k < k_end;
-        return {base + start[i] + (valid ? k : 0), valid};
-    }
+    __forceinline__ Chunk<V> chunk(int i) const { return value(i, 0); }
 
-    __forceinline__ Chunk<V> value(int i, u32 e) const {
-        bool valid = k + e < k_end;
-        return {base + start[i] + (valid ? k + e : 0), valid};
-    }
+    __forceinline__ Chunk<V> value(int i, u32 e) const { return {base + (start[i] + k + e), k + e < k_end}; }
 
     __forceinline__ void advance(u32 step) { k += step; }
 };

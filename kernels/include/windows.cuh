@@ -27,7 +27,7 @@ template <typename V, int COUNT, int Mode> struct WindowSource {
     u32 image[COUNT];  // first pixel of the row's image in memory
     u32 corner[COUNT]; // y and x of the window's corner in the resized image, 16 bits each, signed
     u32 start[COUNT];  // of the current tap
-    u32 inside;        // bit i: the current tap of window i lies in the image
+    u32 inside;        // bit i: the current tap of window i lies in the image, and k before its end
     u32 k, k_end, channel;
 
     template <class ROW> __forceinline__ WindowSource(const V *base, const Geometry &g, u32 k, u32 k_end, ROW row_of) : base(base), g(g), k(k), k_end(k_end) {
@@ -41,12 +41,10 @@ template <typename V, int COUNT, int Mode> struct WindowSource {
             corner[i] = u32(y) << 16 | (u32(x) & 0xffff);
         }
         seek();
+        if (k >= k_end) inside = 0;
     }
 
-    __forceinline__ Chunk<V> chunk(int i) const {
-        bool valid = k < k_end && (inside >> i & 1);
-        return {base + (valid ? start[i] + channel : 0), valid};
-    }
+    __forceinline__ Chunk<V> chunk(int i) const { return {base + (start[i] + channel), (inside & 1u << i) != 0}; }
 
     __forceinline__ Chunk<V> value(int i, u32 e) const {
         u32 at = k + e, tap = at / g.channels, pixel;
@@ -58,6 +56,7 @@ template <typename V, int COUNT, int Mode> struct WindowSource {
         k += step;
         channel += step;
         if (channel >= g.channels) seek();
+        if (k >= k_end) inside = 0;
     }
 
 private:

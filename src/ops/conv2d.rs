@@ -133,7 +133,7 @@ impl Op for Conv2d {
         let (rows_per_image, depth) = (out_height * out_width, w.shape.elements() / columns);
         let aligned = channels.is_multiple_of(8) && x.shape[3].is_multiple_of(8);
         let (classes, types) = (Classes::ONE, [x.dtype, w.dtype]);
-        let product = Product { rows, rows_per_image, classes, columns, depth, gated: false, aligned, across: false, types };
+        let product = Product { rows, rows_per_image, classes, columns, depth, gated: false, aligned, across: [false; 2], types };
         let cut = product.cut(target, &ENTRIES)?;
         let (act, negative) = activation(self.act);
         let params = Conv2dParams {

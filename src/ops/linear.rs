@@ -110,7 +110,7 @@ impl Op for Linear {
             depth,
             gated: self.gated,
             aligned: depth.is_multiple_of(8),
-            across: false,
+            across: [false; 2],
             types: [x.dtype, w.dtype],
         };
         let cut = product.cut(target, &ENTRIES)?;

@@ -33,7 +33,7 @@ pub(super) fn linear(op: &LinearGrad, ins: &[Option<Ty>], outs: &[Ty], target: &
         depth,
         gated,
         aligned: wide_a.is_multiple_of(8) && wide_b.is_multiple_of(8),
-        across: part == "WEIGHT",
+        across: [part == "WEIGHT", part != "SUM"],
         types: [a.dtype, b.dtype],
     };
     let cut = product.cut(target, &LINEAR_ENTRIES)?;
@@ -85,7 +85,7 @@ pub(super) fn conv2d(op: &Conv2dGrad, ins: &[Option<Ty>], outs: &[Ty], target: &
         depth,
         gated: false,
         aligned: outputs.is_multiple_of(8) && channels.is_multiple_of(8),
-        across: !of_input,
+        across: [!of_input, true],
         types: [dz.dtype, other.dtype],
     };
     let cut = product.cut(target, &CONV2D_ENTRIES)?;

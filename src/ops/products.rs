@@ -21,14 +21,17 @@ const fn tile(rows: usize, columns: usize, warps: [usize; 2], stages: usize) -> 
     Tile { rows, columns, warps, stages }
 }
 
-/// The one table of tiles. The first one serves rows that are not aligned, whose gathering needs many registers.
-const TILES: [Tile; 6] = [
+/// The one table of tiles. The first one serves rows that are not aligned, whose gathering needs many registers. All numbers of channels
+/// of the full-size UNet are multiples of 320.
+const TILES: [Tile; 8] = [
     tile(64, 64, [2, 2], 4),
     tile(32, 64, [2, 2], 4),
     tile(64, 128, [2, 2], 4),
     tile(128, 64, [2, 1], 3),
     tile(192, 64, [2, 2], 3),
     tile(128, 128, [2, 2], 4),
+    tile(64, 160, [1, 2], 4),
+    tile(128, 160, [2, 2], 4),
 ];
 
 /// Rows, columns, depth of a step and threads of the plain product (`fma.cuh`).
@@ -58,8 +61,8 @@ pub(crate) struct Product {
     pub(crate) gated: bool,
     /// Every 8 values along the depth start at a multiple of 16 bytes.
     pub(crate) aligned: bool,
-    /// The left operand is contiguous along the rows, not along the depth.
-    pub(crate) across: bool,
+    /// The left operand is contiguous along the rows, and the right one along the columns, not along the depth.
+    pub(crate) across: [bool; 2],
     /// Types of both operands; the first is the result's too.
     pub(crate) types: [DType; 2],
 }
@@ -129,7 +132,7 @@ impl Product {
 
     /// All that the choice of a tile follows from, in words.
     fn name(&self, entries: &Entries) -> String {
-        let flags = [("gated", self.gated), ("unaligned", !self.aligned), ("across", self.across)];
+        let flags = [("gated", self.gated), ("unaligned", !self.aligned), ("across", self.across != [false; 2])];
         let flags: String = flags.iter().filter(|f| f.1).map(|f| format!(" {}", f.0)).collect();
         let flags = if self.classes.count > 1 { format!("{flags} in {} classes", self.classes.count) } else { flags };
         let Self { rows, rows_per_image, columns, depth, types, .. } = self;
@@ -141,12 +144,12 @@ impl Product {
     }
 
     fn tiles(&self, arch: Arch) -> impl Iterator<Item = Option<Tile>> + use<> {
-        let (plain, across, few) = (self.is_plain(), self.across, if self.aligned { TILES.len() } else { 1 });
+        let (plain, across, gated, few) = (self.is_plain(), self.across, self.gated, if self.aligned { TILES.len() } else { 1 });
         // where blocks can only have 99 KiB, one stage less lets two of the largest run beside each other
-        let fit = move |t: Tile| if Chip::of(arch).shared < 128 << 10 && t.columns == 128 { Tile { stages: 3, ..t } } else { t };
-        let table =
-            TILES.into_iter().take(if plain { 0 } else { few }).filter(move |t| !across || t.brings_columns()).map(move |t| Some(fit(t)));
-        table.chain(plain.then_some(None))
+        let fit = move |t: Tile| if Chip::of(arch).shared < 128 << 10 && t.columns >= 128 { Tile { stages: 3, ..t } } else { t };
+        let table = TILES.into_iter().take(if plain { 0 } else { few });
+        let table = table.filter(move |t| t.brings(across) && !(gated && t.warp()[1] % 32 != 0));
+        table.map(move |t| Some(fit(t))).chain(plain.then_some(None))
     }
 
     fn most_parts(&self) -> usize {
@@ -218,9 +221,11 @@ impl Tile {
         32 * self.warps[0] * self.warps[1]
     }
 
-    /// True when each thread has the same chunk of every row that it brings of a tile [k][row], as `source.cuh` wants it.
-    fn brings_columns(&self) -> bool {
-        self.threads().is_multiple_of(self.rows / 8) && (self.threads() / (self.rows / 8)).is_multiple_of(8)
+    /// True when each thread has the same chunk of every row that it brings of the tiles [k][row] and [k][column] that there are, as
+    /// `source.cuh` wants it.
+    fn brings(&self, across: [bool; 2]) -> bool {
+        let fits = |extent: usize| self.threads().is_multiple_of(extent / 8) && (self.threads() / (extent / 8)).is_multiple_of(8);
+        (!across[0] || fits(self.rows)) && (!across[1] || fits(self.columns))
     }
 
     /// Rows and columns of one warp.
@@ -240,53 +245,64 @@ impl Tile {
     }
 }
 
-/// What the choice of tiles knows of a chip.
+/// What the choice of tiles knows of a chip. Rates are those of a cycle.
 #[derive(Clone, Copy)]
 struct Chip {
     /// Multiprocessors of its largest common product.
     multiprocessors: usize,
-    /// 16-bit multiply-adds of a multiprocessor in a cycle by mma.sync.
+    /// 16-bit multiply-adds of a multiprocessor by mma.sync.
     rate: usize,
+    /// Bytes that all multiprocessors get from the second-level cache together.
+    cache: usize,
     /// Bytes of shared memory of a multiprocessor.
     shared: usize,
 }
 
 impl Chip {
-    /// From the architectures' white papers; sm_90 and sm_100 reach about five eighths of their rate through mma.sync.
+    /// From the architectures' white papers; sm_90 and sm_100 reach about five eighths of their rate through mma.sync. Caches as measured by
+    /// others for A100 and H100; for the rest a share of the tensor rate like theirs is assumed.
     fn of(arch: Arch) -> Self {
-        let [multiprocessors, rate, shared] = match arch.0 {
-            0..86 => [108, 1024, 164],
-            86 => [84, 512, 100],
-            87..90 => [128, 512, 100],
-            90..100 => [132, 1280, 228],
-            100..120 => [148, 1280, 228],
-            _ => [170, 512, 100],
+        let [multiprocessors, rate, cache, shared] = match arch.0 {
+            0..86 => [108, 1024, 3800, 164],
+            86 => [84, 512, 1500, 100],
+            87..90 => [128, 512, 2200, 100],
+            90..100 => [132, 1280, 4900, 228],
+            100..120 => [148, 1280, 5500, 228],
+            _ => [170, 512, 3000, 100],
         };
-        Self { multiprocessors, rate, shared: shared << 10 }
+        Self { multiprocessors, rate, cache, shared: shared << 10 }
     }
 
-    /// Cycles of a product cut this way, by a count of what binds: tensor cores, shared memory, whole waves of blocks, the sum of the parts.
+    /// Cycles of a product cut this way, by a count of what binds: the fullest multiprocessor, blocks that wait for their own data, or the
+    /// second-level cache; then the sum of the parts.
     fn cycles(&self, product: &Product, rows: usize, tile: Option<Tile>, parts: usize) -> usize {
-        /// Filling the stages and storing the result.
-        const ENDS: usize = 1800;
+        /// From a read to its data, for the first stage and for the last results of a block.
+        const ENDS: usize = 900;
         let [m, n] = product.blocks(tile, rows);
-        let steps = product.depth.div_ceil(DEPTH).div_ceil(parts);
-        let step = tile.map_or(64 * 64 * DEPTH / 100, |t| self.step(t));
-        let resident = tile.map_or(4, |t| (self.shared / (t.shared() + 1024)).min(65536 / 256 / t.threads()).max(1));
-        let each = (m * n * parts).div_ceil(self.multiprocessors);
-        // a lone block of few warps cannot hide its own latencies
-        let alone = if each * tile.map_or(4, |t| t.threads() / 32) < 8 { 3 } else { 2 };
-        each * steps * step * alone / 2 + each.div_ceil(resident) * ENDS + self.sum(tile, each, parts)
+        let (blocks, steps) = (m * n * parts, product.depth.div_ceil(DEPTH).div_ceil(parts));
+        let (step, alone, bytes, resident) = match tile {
+            Some(tile) => (self.step(tile), self.step_alone(tile), (tile.rows + tile.columns) * DEPTH * 2, self.resident(tile)),
+            None => (1300, 1600, (PLAIN[0] + PLAIN[1]) * DEPTH * 4, 4),
+        };
+        let each = blocks.div_ceil(self.multiprocessors);
+        let busy = each * steps * step;
+        let waiting = each.div_ceil(resident) * (steps * alone + ENDS);
+        busy.max(waiting).max(blocks * steps * bytes / self.cache) + self.sum(tile, blocks, parts)
     }
 
-    /// Cycles of leaving the sums of `each` blocks of a multiprocessor in memory, and of the last block of a tile that reads all parts.
-    fn sum(&self, tile: Option<Tile>, each: usize, parts: usize) -> usize {
+    /// Cycles of leaving the sums of all blocks in memory, and of the last block of a tile that reads those of its parts.
+    fn sum(&self, tile: Option<Tile>, blocks: usize, parts: usize) -> usize {
         /// A fence, a count, and the first reads: each waits for the second-level cache and back.
-        const WAITS: usize = 2500;
+        const WAITS: usize = 1500;
         /// Bytes in a cycle between one multiprocessor and the second-level cache.
-        const CACHE: usize = 32;
+        const PORT: usize = 64;
         let bytes = 4 * tile.map_or(PLAIN[0] * PLAIN[1], |t| t.rows * t.columns);
-        if parts > 1 { WAITS + (each + parts) * bytes / CACHE } else { 0 }
+        if parts > 1 { WAITS + 2 * blocks * bytes / self.cache + parts * bytes / PORT } else { 0 }
+    }
+
+    /// Blocks that a multiprocessor holds, by registers and shared memory. Large tiles of a warp need nearly all registers of its threads.
+    fn resident(&self, tile: Tile) -> usize {
+        (self.shared / (tile.shared() + 1024)).min(65536 / 256 / tile.threads()).max(1)
     }
 
     /// Cycles of one stage on a multiprocessor: products on the tensor cores, or 128 bytes of shared memory at a time.
@@ -295,6 +311,14 @@ impl Chip {
         let products = tile.rows * tile.columns * DEPTH / self.rate;
         let bytes = (tile.rows + tile.columns + tile.threads() / 32 * (m + n)) * DEPTH * 2;
         products.max(bytes / 128)
+    }
+
+    /// The same for a block that has a multiprocessor to itself: a barrier, the first operands and the last sums come after each other, and
+    /// memory must answer within the stages that are under way.
+    fn step_alone(&self, tile: Tile) -> usize {
+        const WAITS: usize = 82;
+        const MEMORY: usize = 650;
+        self.step(tile).max(MEMORY / (tile.stages - 1)) + WAITS
     }
 }
 
@@ -319,7 +343,7 @@ mod tests {
             depth,
             gated: false,
             aligned: true,
-            across: false,
+            across: [false; 2],
             types: [DType::Bf16; 2],
         }
     }
