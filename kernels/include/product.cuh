@@ -47,7 +47,7 @@ template <int THREADS, int QUADS> __forceinline__ bool sum_parts(float (&sums)[Q
 #pragma unroll
         for (int e = 0; e < 4; e++) sums[i][e] = 0.0f;
     // small parts several at a time, so that enough reads are under way
-    enum { AT_ONCE = QUADS >= 32 ? 1 : 32 / QUADS };
+    enum { AT_ONCE = QUADS >= 16 ? 1 : 16 / QUADS };
 #pragma unroll AT_ONCE
     for (u32 part = 0; part < p.parts; part++)
 #pragma unroll
