@@ -34,7 +34,7 @@ pub(crate) struct TuneArgs {
     /// Measure again what was measured before
     #[arg(long)]
     again: bool,
-    /// Run every tile once and believe the clock: to try the command, on an emulated device for instance
+    /// Run every tile once and believe the clock: to try the command; an emulated device is never tuned otherwise
     #[arg(long)]
     once: bool,
     #[command(flatten)]
@@ -56,7 +56,8 @@ pub(crate) fn run(args: &TuneArgs) -> Result<()> {
     let sites = tune::products(&graphs_of(args, &model)?, cuda)?;
     let before = if args.again { None } else { Tuned::load(&path, cuda) };
     let mut tuned = before.unwrap_or_else(|| Tuned::new(cuda));
-    let complete = measure(&sites, cuda, if args.once { Care::ONCE } else { Care::FULL }, &mut tuned, &path)?;
+    let care = if args.once || cuda.is_emulated() { Care::ONCE } else { Care::FULL };
+    let complete = measure(&sites, cuda, care, &mut tuned, &path)?;
     let whose = if cuda.is_emulated() { "times are the emulator's, not those of a device\n" } else { "" };
     show(&format!("\n{}\n{whose}", summary(&sites, &tuned)))?;
     show(&format!("wrote {}{}\n", path.display(), if complete { "" } else { "; stopped before the end: run it again to go on" }))

@@ -1,16 +1,14 @@
 //! A CUDA device as a whole: what it is, its memory, and what a cold start costs.
 
 use super::super::DeviceArgs;
-use super::super::graphs::{self, Sizes};
 use super::peak::Peak;
+use dreamid_engine::Result;
 use dreamid_engine::device::cuda::Cuda;
 use dreamid_engine::device::{Device, KernelKey, Launch};
-use dreamid_engine::graph::lower;
-use dreamid_engine::models::ModelFolder;
-use dreamid_engine::{DType, Result};
 use serde::Serialize;
 use std::collections::HashSet;
-use std::time::Instant;
+use std::path::Path;
+use std::time::{Duration, Instant};
 
 /// What `--json` says of a CUDA device beside its stages.
 #[derive(Serialize)]
@@ -33,7 +31,7 @@ pub(super) struct DeviceReport {
 /// What comes before the first run, apart from weights: `load_ms` and `first_run_ms` of the stages tell the rest.
 #[derive(Serialize)]
 struct ColdStart {
-    /// Driver, context, stream.
+    /// Driver, context, stream, for the first time in this process.
     open_ms: f64,
     /// Kernels of all measured stages.
     kernels: usize,
@@ -44,8 +42,8 @@ struct ColdStart {
 }
 
 impl DeviceReport {
-    /// Measures what is not known. The kernels of `stages`' graphs are compiled into a folder that goes again.
-    pub(super) fn measure(args: &DeviceArgs, cuda: &Cuda, peak: Peak, launches: &[Launch]) -> Result<Self> {
+    /// Measures what is not known. The kernels of `launches` are compiled into a folder that goes again. `opened`: how long opening took.
+    pub(super) fn measure(args: &DeviceArgs, cuda: &Cuda, opened: Duration, launches: &[Launch]) -> Result<Self> {
         const UPLOAD: usize = 256 << 20;
         let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
         let (free, total) = cuda.memory()?;
@@ -54,12 +52,12 @@ impl DeviceReport {
             emulated: cuda.is_emulated(),
             driver: cuda.facts().driver,
             multiprocessors: cuda.facts().multiprocessors,
-            peak,
+            peak: Peak::of(cuda),
             measured_tiles: cuda.target().tiles.0.len(),
             memory_mib: mib(total),
             free_mib: mib(free),
             upload_gb_per_s: cuda.upload_rate(UPLOAD, 3)? / 1e9,
-            cold_start: ColdStart::measure(args, launches)?,
+            cold_start: ColdStart::measure(args, opened, launches)?,
         })
     }
 
@@ -91,38 +89,26 @@ impl DeviceReport {
 }
 
 impl ColdStart {
-    fn measure(args: &DeviceArgs, launches: &[Launch]) -> Result<Self> {
+    fn measure(args: &DeviceArgs, opened: Duration, launches: &[Launch]) -> Result<Self> {
         let folder = std::env::temp_dir().join(format!("dreamid-engine-cold-{}", std::process::id()));
-        let found = Self::within(args, launches, &folder);
+        let load = || load_kernels(args, launches, &folder);
+        let found = load().and_then(|compiled| Ok([compiled, load()?]));
         let _ = std::fs::remove_dir_all(&folder); // a few megabytes of the system's temporary files at worst
-        found
-    }
-
-    fn within(args: &DeviceArgs, launches: &[Launch], folder: &std::path::Path) -> Result<Self> {
-        let open_and_load = || -> Result<[f64; 2]> {
-            let mut options = args.options()?;
-            options.cuda.cache = Some(folder.to_path_buf());
-            let start = Instant::now();
-            let device = Device::open(&args.device, &options)?;
-            let opened = start.elapsed();
-            if let Device::Cuda(cuda) = &device {
-                cuda.load_kernels(launches.iter())?;
-            }
-            Ok([opened, start.elapsed().saturating_sub(opened)].map(|t| t.as_secs_f64() * 1e3))
-        };
-        let [open_ms, compile_ms] = open_and_load()?;
-        let [_, from_cache_ms] = open_and_load()?;
+        let [open_ms, compile_ms, from_cache_ms] =
+            found.map(|[compiled, cached]| [opened, compiled, cached].map(|t| t.as_secs_f64() * 1e3))?;
         let kernels: HashSet<&KernelKey> = launches.iter().map(|launch| &launch.kernel).collect();
         Ok(Self { open_ms, kernels: kernels.len(), compile_ms, from_cache_ms })
     }
 }
 
-/// The launches of some graphs of a model.
-pub(super) fn launches(model: &ModelFolder, names: &[&str], dtype: DType, sizes: Sizes, cuda: &Cuda) -> Result<Vec<Launch>> {
-    let mut all = Vec::new();
-    for name in names {
-        let Some(named) = graphs::build(model, name, dtype, sizes)? else { continue };
-        all.extend(lower(&named.graph, cuda.target())?.into_iter().flat_map(|node| node.launches));
+/// Time that it takes to have all kernels on a device that has none yet, with a cache in `folder`.
+fn load_kernels(args: &DeviceArgs, launches: &[Launch], folder: &Path) -> Result<Duration> {
+    let mut options = args.options()?;
+    options.cuda.cache = Some(folder.to_path_buf());
+    let device = Device::open(&args.device, &options)?;
+    let start = Instant::now();
+    if let Device::Cuda(cuda) = &device {
+        cuda.load_kernels(launches.iter())?;
     }
-    Ok(all)
+    Ok(start.elapsed())
 }

@@ -10,20 +10,22 @@ mod simulate;
 mod stage;
 
 use super::format::table;
-use super::graphs::Sizes;
+use super::graphs::{self, Sizes};
 use super::{DeviceArgs, ModelArgs, show};
 use ceilings::Ceilings;
 use clap::{Args, ValueEnum};
 use device::DeviceReport;
-use dreamid_engine::device::Device;
 use dreamid_engine::device::cuda::Cuda;
+use dreamid_engine::device::{Device, Launch};
+use dreamid_engine::graph::lower;
 use dreamid_engine::models::ModelFolder;
 use dreamid_engine::pipeline::Image;
 use dreamid_engine::{DType, Error, Result, embedded};
-use peak::Peak;
 use serde::Serialize;
 use stage::Measured;
+use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::time::Instant;
 
 /// Arguments of `bench`.
 #[derive(Args)]
@@ -130,7 +132,9 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
         return simulate::run(device, args.json.as_deref());
     }
     let model = args.model.open()?;
+    let start = Instant::now();
     let device = args.device.open()?;
+    let opened = start.elapsed();
     let dtype = args.device.fast_dtype(&device)?;
     let (isa, threads) = match &device {
         Device::Cpu(cpu) => (format!("{:?}", cpu.isa()), cpu.threads()),
@@ -140,7 +144,11 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
     let asked = asked_stages(args, &device);
     show(&format!("{} in {dtype} on {threads} thread(s), {isa}\n\n", model.name()))?;
     let sizes = Sizes { images: 1, picture: args.size, steps: args.steps.get() };
-    let cuda = if let Device::Cuda(cuda) = &device { Some(report_device(args, &asked, &model, dtype, sizes, cuda)?) } else { None };
+    let cuda = match &device {
+        Device::Cuda(cuda) => Some(DeviceReport::measure(&args.device, cuda, opened, &launches(&asked, &model, dtype, sizes, cuda)?)?),
+        _ => None,
+    };
+    cuda.as_ref().map_or(Ok(()), |report| show(&report.text()))?;
     let before = ceilings::measure(&device, dtype)?;
     let (repeat, profile) = (args.repeat.map(usize::from), args.profile);
     let runs = stage::Runs { device: &device, dtype, repeat, profile, size: args.size, steps: args.steps.get() };
@@ -178,15 +186,15 @@ fn asked_stages(args: &BenchArgs, device: &Device) -> Vec<Stage> {
     if args.stages.is_empty() { usual.collect() } else { args.stages.clone() }
 }
 
-/// Describes a CUDA device, measures its cold start, and says so.
-fn report_device(args: &BenchArgs, asked: &[Stage], model: &ModelFolder, dtype: DType, sizes: Sizes, cuda: &Cuda) -> Result<DeviceReport> {
-    let mut graphs: Vec<&str> = asked.iter().flat_map(|stage| stage.graphs()).copied().collect();
-    graphs.sort_unstable();
-    graphs.dedup();
-    let launches = device::launches(model, &graphs, dtype, sizes, cuda)?;
-    let report = DeviceReport::measure(&args.device, cuda, Peak::of(cuda), &launches)?;
-    show(&report.text())?;
-    Ok(report)
+/// Everything that the stages launch on a CUDA device.
+fn launches(asked: &[Stage], model: &ModelFolder, dtype: DType, sizes: Sizes, cuda: &Cuda) -> Result<Vec<Launch>> {
+    let names: BTreeSet<&str> = asked.iter().flat_map(|stage| stage.graphs()).copied().collect();
+    let mut all = Vec::new();
+    for name in names {
+        let Some(named) = graphs::build(model, name, dtype, sizes)? else { continue };
+        all.extend(lower(&named.graph, cuda.target())?.into_iter().flat_map(|node| node.launches));
+    }
+    Ok(all)
 }
 
 fn measure_all(args: &BenchArgs, asked: &[Stage], model: &ModelFolder, runs: &stage::Runs<'_>) -> Result<Vec<Measured>> {
