@@ -261,6 +261,14 @@ fn bench_writes_the_figures_of_every_stage() {
         assert!(stage["median_ms"].as_f64() <= stage["p95_ms"].as_f64());
         assert!(cfg!(not(target_os = "linux")) || stage["peak_rss_mib"].as_f64().is_some_and(|x| x > 1.0));
     }
+    let whole =
+        shown(&["bench", "--model", &model, "--size", "16x16", "--repeat", "1", "--stages", "generate", "--steps", "2", "--json", &json]);
+    let report: serde_json::Value = serde_json::from_slice(&std::fs::read(&json).unwrap()).unwrap();
+    let picture = &report["stages"][0];
+    assert!(whole.contains("generate") && picture["stage"] == "generate" && report.get("cuda").is_none(), "{report}");
+    let parts = |name: &str| stages.iter().find(|s| s["stage"] == name).unwrap()["gflop"].as_f64().unwrap();
+    let least = parts("text") + 2.0 * parts("unet") + parts("vae-decode");
+    assert!(picture["gflop"].as_f64().is_some_and(|all| all > least && all < 1.5 * least), "{picture} against {least}");
     refused(&["bench", "--model", &model, "--stages", "encode"], 1, &["no encode"]);
     refused(&["bench", "--model", &model, "--device", "null"], 1, &["--device cpu"]);
     refused(&["bench", "--model", &model, "--stages", "dream"], 2, &["vae-encode"]);
