@@ -14,6 +14,7 @@ use super::vae::{self, VaeConfig};
 use super::vit::{self, VitConfig};
 use crate::graph::{Builder, Graph, Value};
 use crate::ops::{Cast, DdimStep, Repeat, Reshape, TableRow};
+use crate::pipeline::clip_resample;
 use crate::{DType, Error, Result, Shape};
 
 /// Text encoder: `input_ids [B,T]` i32, and with `words` pseudo-words `positions [B,k]` i32 (−1: unused) and `embeds [B,k,H]` f32
@@ -47,6 +48,19 @@ pub fn image_features(config: &ClipVisionConfig, dtype: DType, batch: usize) -> 
     let mut b = Builder::new(&mut graph, dtype);
     let image = stored_input(&mut b, "image", [batch, config.image_size, config.image_size, config.num_channels])?;
     let features = clip_vision::clip_vision(&mut b.scope(Component::ImageEncoder), config, image)?;
+    b.output("image_embeds", features)?;
+    Ok(graph)
+}
+
+/// CLIP's image tower with its preprocessing: `pictures [B,H,W,3]` f32 from 0 to 255, `size` is `[H, W]` -> `image_embeds` as in
+/// [`image_features`].
+pub fn picture_features(config: &ClipVisionConfig, dtype: DType, batch: usize, size: [usize; 2]) -> Result<Graph> {
+    let mut graph = Graph::new();
+    let mut b = Builder::new(&mut graph, dtype);
+    let pictures = b.input("pictures", DType::F32, [batch, size[0], size[1], 3]);
+    let mut b = b.scope(Component::ImageEncoder);
+    let image = b.op(clip_resample(size, config.image_size, dtype), &[Some(pictures)])?;
+    let features = clip_vision::clip_vision(&mut b, config, image)?;
     b.output("image_embeds", features)?;
     Ok(graph)
 }

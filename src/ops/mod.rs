@@ -207,6 +207,7 @@ ops! {
     cast::Cast,
     repeat::Repeat,
     scale::Scale,
+    resample::Resample,
     table_row::TableRow,
     ddim_step::DdimStep,
     noise::Noise,

@@ -2,7 +2,8 @@
 
 use super::photo::Image;
 use super::resize::{Filter, resize};
-use crate::{Result, Tensor};
+use crate::ops::Resample;
+use crate::{DType, Result, Tensor};
 
 /// Mean and standard deviation of CLIP's training pictures, per channel, of values 0 to 1.
 const CLIP_MEAN: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
@@ -13,15 +14,16 @@ pub fn clip_input(image: &Image, size: usize) -> Result<Tensor> {
     standardise(&shrink_and_crop(image, size), CLIP_MEAN, CLIP_STD)
 }
 
+/// The operation that makes the same of pictures of `[height, width]` on any device.
+pub(crate) fn clip_resample(picture: [usize; 2], size: usize, dtype: DType) -> Resample {
+    Resample::clip(picture, size, CLIP_MEAN, CLIP_STD, dtype)
+}
+
 /// The bytes of [`clip_input`] before they are standardised.
 pub fn shrink_and_crop(image: &Image, size: usize) -> Image {
-    let size = size.max(1);
-    let (w, h) = (image.width(), image.height());
-    let long = |long: usize, short: usize| (size * long / short).max(size);
-    let (width, height) = if w <= h { (size, long(h, w)) } else { (long(w, h), size) };
+    let as_clip = clip_resample([image.height(), image.width()], size.max(1), DType::F32);
+    let ([height, width], [top, left]) = (as_clip.size, as_clip.corner());
     let small = resize(image, width, height, Filter::Bicubic);
-    let start = |length: usize| ((length - size) as f64 / 2.0).round_ties_even() as usize;
-    let (left, top) = (start(width), start(height));
     Image::from_fn(size, size, |x, y| small.at(left + x, top + y))
 }
 

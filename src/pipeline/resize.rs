@@ -98,12 +98,13 @@ impl Sample for f32 {
 }
 
 /// The input pixels of one output pixel: `weights[i]` is of pixel `first + i`.
-struct Taps {
-    first: usize,
-    weights: Vec<f64>,
+pub(crate) struct Taps {
+    pub(crate) first: usize,
+    pub(crate) weights: Vec<f64>,
 }
 
-fn taps(input: usize, output: usize, filter: Filter) -> Vec<Taps> {
+/// The weights of each of `output` pixels of an axis that has `input` of them.
+pub(crate) fn taps(input: usize, output: usize, filter: Filter) -> Vec<Taps> {
     if input == output {
         return (0..output).map(|first| Taps { first, weights: vec![1.0] }).collect();
     }

@@ -9,7 +9,7 @@ macro_rules! test_every_operation {
     ($check_all:path) => {
         $crate::test_every_operation! { $check_all =>
             linear conv2d attention group_norm layer_norm embedding timestep_embedding activate add affine concat pool2d pad_channels
-            prepend_token select_rows mean_rows normalize softmax cast repeat scale table_row ddim_step noise adam_w add_noise mse norm_loss
+            prepend_token select_rows mean_rows normalize softmax cast repeat scale resample table_row ddim_step noise adam_w add_noise mse norm_loss
             sum_rows linear_grad conv2d_grad attention_grad group_norm_grad layer_norm_grad embedding_grad activate_grad concat_grad
             resize_grad affine_grad pool2d_grad select_rows_grad mean_rows_grad normalize_grad softmax_grad scale_grad table_row_grad
             ddim_step_grad add_noise_grad mse_grad norm_loss_grad

@@ -3,6 +3,7 @@
 use crate::golden::{Golden, fixture, relative, run, waves};
 use dreamid_engine::models::vit::{FinalSource, TapSource};
 use dreamid_engine::models::{ClipVisionConfig, ProjectorConfig, VitConfig, graphs};
+use dreamid_engine::pipeline::{Image, clip_input};
 use dreamid_engine::weights::{Weights, save};
 use dreamid_engine::{DType, Tensor};
 
@@ -22,6 +23,22 @@ fn clip_image_features_are_those_of_transformers() {
         let graph = graphs::image_features(&config, DType::F32, 2).unwrap();
         weights.check(&[&graph], &[]).unwrap();
         golden.check("image_embeds", &run(graph, &weights, &[("image", &golden.image("pixel_values"))])[0]);
+    }
+}
+
+/// From pictures of any size, as from what the published preprocessing makes of them.
+#[test]
+fn clip_features_of_whole_pictures() {
+    let (config, weights) = (config_text("clip-vision-openai"), weights("clip-vision-openai", "image_encoder"));
+    let config = ClipVisionConfig::from_json("clip-vision-openai", &config).unwrap();
+    for (height, width) in [(70, 50), (45, 110)] {
+        let picture = Image::from_fn(width, height, |x, y| [(x * 37 + y * 5) as u8, (y * y) as u8, (x + 3 * y) as u8]);
+        let pixels: Vec<f32> = picture.pixels().iter().map(|&v| f32::from(v)).collect();
+        let graph = graphs::picture_features(&config, DType::F32, 1, [height, width]).unwrap();
+        let whole = run(graph, &weights, &[("pictures", &Tensor::from_f32([1, height, width, 3], &pixels).unwrap())]);
+        let graph = graphs::image_features(&config, DType::F32, 1).unwrap();
+        let apart = run(graph, &weights, &[("image", &clip_input(&picture, config.image_size).unwrap())]);
+        assert!(relative(&whole[0], &apart[0]) < 1e-5);
     }
 }
 

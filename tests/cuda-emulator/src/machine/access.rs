@@ -1,4 +1,4 @@
-//! Loads, stores, atomics, `ldmatrix`.
+//! Loads, stores, `ldmatrix`.
 
 use super::block::Block;
 use super::global::in_a_row;
@@ -6,9 +6,9 @@ use super::lanes::{LANES, lanes_of};
 use super::stop::Stop;
 use super::{LOCAL_WINDOW, PARAM_WINDOW, SHARED_WINDOW, WINDOW, tensor};
 use crate::FaultKind;
-use crate::ptx::program::{Access, AtomicOp, Instr, Number, Op, Place};
+use crate::ptx::program::{Access, Instr, Op, Place};
 
-type Addresses = [u64; LANES];
+pub(super) type Addresses = [u64; LANES];
 
 impl Block<'_> {
     /// All that is not arithmetic, control or warp-wide.
@@ -266,60 +266,6 @@ impl Block<'_> {
         Ok(())
     }
 
-    /// Lanes go one after the other, the lowest first.
-    fn atomic(
-        &mut self,
-        w: usize,
-        pc: u32,
-        instr: &Instr,
-        (access, op, number): (Access, AtomicOp, Number),
-        at: &Addresses,
-        mask: u32,
-    ) -> Result<(), Box<Stop>> {
-        let bytes = u32::from(access.bytes);
-        let [d, _, a, b] = [0, 1, 2, 3].map(|i| instr.o[i] as usize);
-        let mut hint = self.hints[pc as usize];
-        for lane in lanes_of(mask) {
-            let n = lane as u32;
-            let operand = |row: usize| match access.wide {
-                true => self.rows[w].b64[row][lane],
-                false => u64::from(self.rows[w].b32[row][lane]),
-            };
-            let (x, y) = (operand(a), operand(b));
-            let new = |old: u64| changed(op, number, old, x, y);
-            let old = match access.place {
-                Place::Shared => {
-                    self.shared.check(at[lane], bytes, n)?;
-                    self.shared.update(at[lane], bytes, w, n)?;
-                    let old = self.shared.element(at[lane], access.bytes);
-                    self.shared.put(at[lane], &new(old).to_le_bytes()[..bytes as usize]);
-                    old
-                }
-                Place::Global => {
-                    let found = self.global.locate(at[lane], bytes, n, &mut hint)?;
-                    self.global.require_variable(found.0, n)?;
-                    self.global.require_written(found, bytes, n)?;
-                    found.0.update(found.1, access.bytes, new)
-                }
-                place => {
-                    let detail = format!("an atomic on {place:?} memory at {:#x}", at[lane]);
-                    return Err(Stop::new(FaultKind::ReadOnly, n, detail));
-                }
-            };
-            match access.wide {
-                true => self.rows[w].b64[d][lane] = old,
-                false => self.rows[w].b32[d][lane] = old as u32,
-            }
-        }
-        self.hints[pc as usize] = hint;
-        self.counters.atomics += u64::from(mask.count_ones());
-        match access.place {
-            Place::Global => self.global.count(&mut self.counters, at, mask, bytes, true, hint),
-            _ => self.count_shared(at, mask, bytes),
-        }
-        Ok(())
-    }
-
     /// Rows of 8 x 16 bits: lanes 0 to 7 give the addresses of the first matrix, 8 to 15 of the second, and so on.
     pub(super) fn load_matrix(&mut self, w: usize, instr: &Instr) -> Result<(), Box<Stop>> {
         let Op::LoadMatrix { count, transposed, base64, offset } = instr.op else { return Ok(()) };
@@ -347,7 +293,7 @@ impl Block<'_> {
         Ok(())
     }
 
-    fn count_shared(&mut self, at: &Addresses, mask: u32, bytes: u32) {
+    pub(super) fn count_shared(&mut self, at: &Addresses, mask: u32, bytes: u32) {
         let (passes, least) = super::shared::wavefronts(at, mask, bytes);
         self.counters.shared_wavefronts += passes;
         self.counters.shared_wavefronts_min += least;
@@ -390,48 +336,4 @@ fn assemble(values: &[[u64; LANES]], step: u8, lane: usize) -> [u8; 32] {
         bytes[at..at + 8].copy_from_slice(&row[lane].to_le_bytes());
     }
     bytes
-}
-
-/// What an atomic leaves in memory.
-fn changed(op: AtomicOp, number: Number, old: u64, x: u64, y: u64) -> u64 {
-    let float = |bits: u64| f32::from_bits(bits as u32);
-    match (op, number) {
-        (AtomicOp::Add, Number::F32) => u64::from((float(old) + float(x)).to_bits()),
-        (AtomicOp::Add, Number::F64) => (f64::from_bits(old) + f64::from_bits(x)).to_bits(),
-        (AtomicOp::Add, Number::F16x2) => u64::from(super::lanes::add_f16x2(old as u32, x as u32)),
-        (AtomicOp::Add, Number::Bf16x2) => u64::from(super::lanes::add_bf16x2(old as u32, x as u32)),
-        (AtomicOp::Add, Number::U64 | Number::S64) => old.wrapping_add(x),
-        (AtomicOp::Add, _) => u64::from((old as u32).wrapping_add(x as u32)),
-        (AtomicOp::Min, Number::S32) => u64::from((old as i32).min(x as i32) as u32),
-        (AtomicOp::Max, Number::S32) => u64::from((old as i32).max(x as i32) as u32),
-        (AtomicOp::Min, Number::S64) => (old as i64).min(x as i64) as u64,
-        (AtomicOp::Max, Number::S64) => (old as i64).max(x as i64) as u64,
-        (AtomicOp::Min, _) => old.min(x),
-        (AtomicOp::Max, _) => old.max(x),
-        (AtomicOp::And, _) => old & x,
-        (AtomicOp::Or, _) => old | x,
-        (AtomicOp::Xor, _) => old ^ x,
-        (AtomicOp::Exchange, _) => x,
-        (AtomicOp::CompareExchange, _) => {
-            if old == x {
-                y
-            } else {
-                old
-            }
-        }
-        (AtomicOp::Increment, _) => {
-            if old >= x {
-                0
-            } else {
-                old + 1
-            }
-        }
-        (AtomicOp::Decrement, _) => {
-            if old == 0 || old > x {
-                x
-            } else {
-                old - 1
-            }
-        }
-    }
 }

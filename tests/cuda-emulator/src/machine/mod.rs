@@ -1,6 +1,7 @@
 //! Runs bytecode: blocks on threads of the host, warps of a block in turn, 32 lanes at once.
 
 mod access;
+mod atomics;
 mod block;
 mod copies;
 mod global;

@@ -3,22 +3,11 @@
 use std::collections::HashMap;
 
 use super::allocate::{Draft, Ir, Slot};
-use super::program::{Op, Preset32, Special};
-use super::syntax::{Bank, Decl, Func, Inst, Operand, Space, Stmt, Syntax, VReg};
+use super::program::{Op, Preset32};
+use super::symbols::{Symbol, special};
+use super::syntax::{Bank, Func, Inst, Operand, Stmt, Syntax, VReg};
 use crate::machine::{Class, lane_operation};
 use crate::{Fault, FaultKind};
-
-/// Where a symbol lies.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Symbol {
-    Shared(u32),
-    Local(u32),
-    /// Parameters of the kernel.
-    Param(u32),
-    /// A parameter or result of a call: scratch memory of each thread.
-    Scratch(u32),
-    Variable(usize),
-}
 
 /// Calls nest at most this deep; recursion would nest without end.
 const DEPTH: usize = 40;
@@ -33,7 +22,7 @@ pub(super) struct Lowering<'a> {
     pub(super) dynamic_base: u32,
     pub(super) granule: u32,
     /// Where shared and local variables were put.
-    places: HashMap<String, u32>,
+    pub(super) places: HashMap<String, u32>,
     depth: usize,
 }
 
@@ -43,9 +32,9 @@ pub(super) struct Frame<'a> {
     registers: [u32; 3],
     labels: HashMap<(usize, String), u32>,
     tables: HashMap<(usize, String), u32>,
-    symbols: HashMap<(usize, String), Symbol>,
-    params: HashMap<String, Symbol>,
-    end: u32,
+    pub(super) symbols: HashMap<(usize, String), Symbol>,
+    pub(super) params: HashMap<String, Symbol>,
+    pub(super) end: u32,
 }
 
 impl<'a> Lowering<'a> {
@@ -308,74 +297,9 @@ impl<'a> Lowering<'a> {
         })
     }
 
-    /// The address of a symbol in its own space.
-    fn address(&mut self, frame: &Frame<'a>, inst: &Inst, name: &str, offset: i64, kind: char) -> Result<Slot, Fault> {
-        let at = match self.symbol_of(frame, inst.scope, name, inst.line)? {
-            Symbol::Variable(index) if kind == 'l' => return Ok(Slot::Variable(index, offset)),
-            Symbol::Variable(_) => return Err(unsupported(format!("a 32-bit address of {name}"), inst.line)),
-            Symbol::Shared(at) | Symbol::Local(at) | Symbol::Param(at) | Symbol::Scratch(at) => i64::from(at) + offset,
-        };
-        Ok(if kind == 'l' { Slot::Wide(at as u64) } else { Slot::Preset(Preset32::Constant(at as u32)) })
-    }
-
-    pub(super) fn symbol_of(&mut self, frame: &Frame<'a>, scope: usize, name: &str, line: u32) -> Result<Symbol, Fault> {
-        if let Some(&known) = frame.func.resolve(&frame.symbols, scope, name) {
-            return Ok(known);
-        }
-        if let Some(decl) = frame.func.resolve(&frame.func.variables, scope, name) {
-            // One place per instance of the function; shared variables are the same for all.
-            let key = format!("{}@{}", decl_key(frame.func, scope, name), frame.end);
-            return Ok(match decl.space {
-                Space::Shared => Symbol::Shared(self.place_shared(&decl_key(frame.func, scope, name), decl)),
-                Space::Local => Symbol::Local(self.place_local(&key, decl)),
-                _ => Symbol::Scratch(self.place_local(&key, decl)),
-            });
-        }
-        if let Some(&param) = frame.params.get(name) {
-            return Ok(param);
-        }
-        if let Some(&variable) = self.variables.get(name) {
-            return Ok(Symbol::Variable(variable));
-        }
-        let decl = self.syntax.variables.iter().find(|d| d.name == name && d.space == Space::Shared);
-        match decl {
-            Some(decl) if decl.size == 0 => Ok(Symbol::Shared(self.dynamic_base)),
-            Some(decl) => Ok(Symbol::Shared(self.place_shared(name, decl))),
-            None => Err(parse(format!("unknown name {name}"), line)),
-        }
-    }
-
-    fn place_shared(&mut self, key: &str, decl: &Decl) -> u32 {
-        if let Some(&at) = self.places.get(key) {
-            return at;
-        }
-        let at = self.shared_bytes.next_multiple_of(decl.align);
-        self.shared_bytes = at + decl.size as u32;
-        self.places.insert(key.to_string(), at);
-        at
-    }
-
-    fn place_local(&mut self, key: &str, decl: &Decl) -> u32 {
-        if let Some(&at) = self.places.get(key) {
-            return at;
-        }
-        let at = self.local_bytes.next_multiple_of(decl.align);
-        self.local_bytes = at + decl.size as u32;
-        self.places.insert(key.to_string(), at);
-        at
-    }
-
     pub(super) fn emit(&mut self, op: Op, class: Class, slots: Vec<Slot>, results: usize, inst: &Inst) {
         self.push(op, class, slots, results, inst.line);
     }
-}
-
-fn decl_key(func: &Func, scope: usize, name: &str) -> String {
-    let mut scope = scope;
-    while !func.variables.contains_key(&(scope, name.to_string())) && func.scopes[scope] != scope {
-        scope = func.scopes[scope];
-    }
-    format!("{}#{scope}#{name}", func.name)
 }
 
 impl Frame<'_> {
@@ -386,38 +310,6 @@ impl Frame<'_> {
     fn target(&self, scope: usize, name: &str, line: u32) -> Result<u32, Fault> {
         self.func.resolve(&self.labels, scope, name).copied().ok_or_else(|| parse(format!("unknown label {name}"), line))
     }
-}
-
-fn special(name: &str, line: u32) -> Result<Special, Fault> {
-    let axis = |name: &str| match name {
-        "x" => Some(0),
-        "y" => Some(1),
-        "z" => Some(2),
-        _ => None,
-    };
-    let (stem, part) = name[1..].split_once('.').unwrap_or((&name[1..], ""));
-    let found = match (stem, axis(part)) {
-        ("tid", Some(a)) => Special::Tid(a),
-        ("ntid", Some(a)) => Special::Ntid(a),
-        ("ctaid", Some(a)) => Special::Ctaid(a),
-        ("nctaid", Some(a)) => Special::Nctaid(a),
-        ("laneid", _) => Special::Lane,
-        ("warpid", _) => Special::Warp,
-        ("nwarpid", _) => Special::Warps,
-        ("smid", _) => Special::Zero,
-        ("nsmid", _) => Special::Sms,
-        ("dynamic_smem_size", _) => Special::DynamicShared,
-        ("total_smem_size", _) => Special::TotalShared,
-        ("lanemask_eq", _) => Special::LaneMask("eq"),
-        ("lanemask_lt", _) => Special::LaneMask("lt"),
-        ("lanemask_le", _) => Special::LaneMask("le"),
-        ("lanemask_gt", _) => Special::LaneMask("gt"),
-        ("lanemask_ge", _) => Special::LaneMask("ge"),
-        ("cluster_ctarank", _) | ("cluster_ctaid", Some(_)) => Special::Zero,
-        ("cluster_nctarank", _) | ("cluster_nctaid", Some(_)) => Special::One,
-        _ => return Err(unsupported(format!("special register {name}"), line)),
-    };
-    Ok(found)
 }
 
 pub(super) fn unsupported(detail: String, line: u32) -> Fault {

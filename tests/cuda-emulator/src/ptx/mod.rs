@@ -1,11 +1,15 @@
 //! From PTX text to bytecode: tokens, syntax, lowering (calls put in place, symbols resolved), rows for registers.
 
 mod allocate;
+mod cursor;
 mod forms;
+mod forms_warp;
 mod lexer;
 mod lower;
+mod operands;
 mod parser;
 pub(crate) mod program;
+mod symbols;
 mod syntax;
 
 use std::collections::HashMap;
