@@ -4,13 +4,13 @@
 // Shared memory     weight and bias, read once for all rows of the block; sums where a row takes more than a warp
 // Numerics          f32; the mean first, then the mean of squared distances from it, so nothing cancels. V is 4 at most, so that an
 //                   access of the f32 parameters is 16 bytes wide and neighbouring lanes read neighbouring bytes
-// Specialised by    T, V, NV, LANES (rows.cuh)
+// Specialised by    T, V, NV, LANES (rows.cuh), ROW_THREADS of a block: more where that repays reading the parameters
 // Entries           layer_norm_forward
 // Gradient          layer_norm_grad.cu
 #include "params.cuh"
 #include "rows.cuh"
 
-typedef Row<V, NV, LANES> Held;
+typedef Row<V, NV, LANES, ROW_THREADS> Held;
 
 extern __shared__ float4 shared_floats[];
 

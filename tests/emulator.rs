@@ -167,7 +167,8 @@ fn gradients_of_strided_convolutions_multiply_only_what_meets() {
 }
 
 /// Norms and copies at sizes of the full-size networks: each byte that must move is touched once, and what is asked of memory is used.
-/// At the 32x32 level a block's part of a pixel cuts sectors (see `src/ops/group_norm/lower.rs`), which is why it may waste a fourth.
+/// Where a group norm does not fit into blocks of its own, it reads x twice, the second time from the second-level cache: it is requested
+/// 1.5 times, and touched once.
 #[test]
 fn light_operations_touch_what_they_must() {
     let t = DType::Bf16;
@@ -179,32 +180,41 @@ fn light_operations_touch_what_they_must() {
         Case::new(format!("layer_norm {rows}x{c}"), LayerNorm { eps: 1e-5 }, vec![normal(t, [rows, c]), vector(c), vector(c)])
     };
     let silu = Activate { act: Activation::Silu };
+    // with the most that may be requested of what must be moved, in per cent
     let cases = [
-        (group_norm(4096, 320), 95),
-        (group_norm(1024, 320), 75),
-        (group_norm(1024, 960), 75),
-        (group_norm(256, 1280), 95),
-        (group_norm(64, 2560), 95),
-        (layer_norm(8192, 320), 95),
-        (layer_norm(2048, 640), 95),
-        (layer_norm(154, 1024), 95),
-        (Case::new("concat", Concat { count: 2 }, vec![normal(t, [2, 1024, 640]), normal(t, [2, 1024, 320])]), 95),
-        (Case::new("silu", silu, vec![normal(t, [2, 1024, 640])]), 95),
-        (Case::new("cast", Cast { dtype: t }, vec![normal(DType::F32, [2, 1024, 320])]), 95),
+        (group_norm(4096, 320), 158),
+        (group_norm(1024, 320), 158),
+        (group_norm(1024, 960), 158),
+        (group_norm(1024, 640), 158),
+        (group_norm(256, 1280), 102),
+        (group_norm(64, 2560), 102),
+        (layer_norm(8192, 320), 107),
+        (layer_norm(2048, 640), 110),
+        (layer_norm(154, 1024), 131),
+        (Case::new("concat", Concat { count: 2 }, vec![normal(t, [2, 1024, 640]), normal(t, [2, 1024, 320])]), 101),
+        (Case::new("silu", silu, vec![normal(t, [2, 1024, 640])]), 101),
+        (Case::new("cast", Cast { dtype: t }, vec![normal(DType::F32, [2, 1024, 320])]), 101),
     ];
-    for (case, useful) in cases {
+    for (case, most) in cases {
         let (types, outs) = lowering::types(&case);
         let inputs = fill::inputs("counted", &case);
         let lowered = case.op.lower(&types, &outs, &Arch(device().arch).into()).unwrap();
         let (_, counted) = execute(device(), &lowered, &inputs, &outs).unwrap();
-        let compulsory: usize = types.iter().flatten().chain(&outs).map(Ty::bytes).sum();
+        let compulsory = types.iter().flatten().chain(&outs).map(Ty::bytes).sum::<usize>() as u64;
+        let mut requested = 0;
         for (launch, c) in lowered.launches.iter().zip(counted) {
             let (asked, needed) = (c.load_sectors + c.store_sectors, c.load_sectors_min + c.store_sectors_min);
             let touched = c.unique_load_bytes + c.unique_store_bytes;
-            println!("{}: {} asked {asked} sectors, {needed} would do, touched {touched} of {compulsory} bytes", case.name, launch.kernel);
-            assert!(needed * 100 >= asked * useful, "{}: {} wastes sectors", case.name, launch.kernel);
-            assert!(touched * 100 <= compulsory as u64 * 101, "{}: {} touches too much", case.name, launch.kernel);
+            println!(
+                "{}: {} asked {asked} sectors, {needed} would do, touched {touched} of {compulsory} bytes, {} instructions, wavefronts {} / {}",
+                case.name, launch.kernel, c.issued, c.shared_wavefronts, c.shared_wavefronts_min
+            );
+            assert!(needed * 100 >= asked * 95, "{}: {} wastes sectors", case.name, launch.kernel);
+            assert!(touched * 100 <= compulsory * 101, "{}: {} touches too much", case.name, launch.kernel);
+            requested += 32 * asked;
         }
+        println!("{}: {:.3} of the compulsory bytes requested", case.name, requested as f64 / compulsory as f64);
+        assert!(requested * 100 <= compulsory * most, "{}: {requested} bytes requested, {compulsory} must be", case.name);
     }
 }
 

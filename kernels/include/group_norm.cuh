@@ -17,6 +17,9 @@ template <class FIRST> __forceinline__ void set_origins(FIRST first, u32 block_g
 /// Which groups and pixels a block has.
 struct Place {
     u32 image, first_group, groups, spans, span, pixels, width;
+
+    /// Where the workspace has the pair of a group of the block and a span.
+    __forceinline__ u64 pair(u32 group, u32 of_span) const { return u64(image * groups + first_group + group) * spans + of_span; }
 };
 
 /// Mean (from the origin) and 1 / sqrt(variance + eps) of each group of a block, as pairs. `partial` holds mean and sum of squared
@@ -25,14 +28,17 @@ __forceinline__ void merge_spans(const Place &at, const float2 *partial, float e
     u32 lane = thread_of_block() % 32;
     float all = float(at.pixels) * float(at.width);
     for (u32 group = thread_of_block() / 32; group < block_groups; group += threads_of_block() / 32) {
-        const float2 *of_group = partial + u64(at.image * at.groups + at.first_group + group) * at.spans;
+        const float2 *of_group = partial + at.pair(group, 0);
+        // of up to 32 spans each lane has one, which it reads once
+        float2 own = lane < at.spans ? of_group[lane] : make_float2(0.0f, 0.0f);
+        auto pair = [&](u32 i) { return i == lane ? own : of_group[i]; };
         auto values = [&](u32 i) { return float(min(at.span, at.pixels - i * at.span)) * float(at.width); };
         float sum = 0.0f, squares = 0.0f;
-        for (u32 i = lane; i < at.spans; i += 32) sum = fmaf(values(i), of_group[i].x, sum);
+        for (u32 i = lane; i < at.spans; i += 32) sum = fmaf(values(i), pair(i).x, sum);
         float mean = over_lanes<Sum, 32>(sum) / all;
         for (u32 i = lane; i < at.spans; i += 32) {
-            float distance = of_group[i].x - mean;
-            squares += fmaf(values(i) * distance, distance, of_group[i].y);
+            float distance = pair(i).x - mean;
+            squares += fmaf(values(i) * distance, distance, pair(i).y);
         }
         squares = over_lanes<Sum, 32>(squares);
         if (lane == 0) {

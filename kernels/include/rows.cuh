@@ -1,11 +1,11 @@
-// Rows that fit into registers: Lanes threads hold one row, each Vectors vectors of Width values; a block of 256
-// threads holds 256 / Lanes rows at a time, or a block of Lanes threads one where a warp is too few, and walks on until its rows are done.
+// Rows that fit into registers: Lanes threads hold one row, each Vectors vectors of Width values; a block of Threads
+// threads holds Threads / Lanes rows at a time, or a block of Lanes threads one where a warp is too few, and walks on until its rows are done.
 #pragma once
 #include "reduce.cuh"
 #include "types.cuh"
 
-template <int Width, int Vectors, int Lanes> struct Row {
-    enum { THREADS = Lanes > 32 ? Lanes : 256, AT_ONCE = THREADS / Lanes, PARTS = Lanes > 32 ? Lanes / 32 : 1 };
+template <int Width, int Vectors, int Lanes, int Threads = 256> struct Row {
+    enum { THREADS = Lanes > 32 ? Lanes : Threads, AT_ONCE = THREADS / Lanes, PARTS = Lanes > 32 ? Lanes / 32 : 1 };
     float x[Vectors][Width];
 
     static __forceinline__ u32 lane() { return threadIdx.x % Lanes; }

@@ -74,9 +74,9 @@ impl Op for GroupNorm {
         }
     }
 
-    fn lower(&self, ins: &[Option<Ty>], outs: &[Ty], target: &Target) -> Result<Lowered> {
+    fn lower(&self, ins: &[Option<Ty>], outs: &[Ty], _target: &Target) -> Result<Lowered> {
         let first = ins.first().copied().flatten().unwrap_or(outs[0]).shape.last_axis();
-        lower::launches(self, &outs[0], first, target.arch)
+        lower::launches(self, &outs[0], first)
     }
 
     fn backward(&self, g: &mut Builder<'_>, cx: &GradCx<'_>) -> Result<Grads> {

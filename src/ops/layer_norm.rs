@@ -57,11 +57,11 @@ impl Op for LayerNorm {
 
     fn lower(&self, _ins: &[Option<Ty>], outs: &[Ty], _target: &Target) -> Result<Lowered> {
         let (dtype, count, channels) = (outs[0].dtype, outs[0].shape.rows(), outs[0].shape.last_axis());
-        let rows = Rows::new(&[dtype, DType::F32], count, channels)?;
+        let rows = Rows::new(&[dtype, DType::F32], count, channels)?.sharing(8 * channels, 2 * channels * dtype.size());
         let (x, weight, bias, y) = (Slot::In(0), Slot::In(1), Slot::In(2), Slot::Out(0));
         let rows_per_block = rows.rows_per_block as u32;
         let params = LayerNormParams { x, weight, bias, y, rows: count as u32, channels: channels as u32, rows_per_block, eps: self.eps };
-        let kernel = KernelKey::new(&FILE, "layer_norm_forward").define("T", kernel_type(dtype));
+        let kernel = KernelKey::new(&FILE, "layer_norm_forward").define("T", kernel_type(dtype)).define("ROW_THREADS", rows.threads);
         Ok(rows.launch(kernel, 8 * channels, params.pack()).into())
     }
 

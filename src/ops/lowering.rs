@@ -106,6 +106,8 @@ pub(crate) struct Rows {
     pub(crate) vectors: usize,
     /// Rows of a block.
     pub(crate) rows_per_block: usize,
+    /// Threads of a block.
+    pub(crate) threads: usize,
     rows: usize,
 }
 
@@ -135,15 +137,24 @@ impl Rows {
         }
         let at_once = if lanes > 32 { 1 } else { THREADS / lanes };
         let rows_per_block = (rows / ENOUGH_BLOCKS / at_once * at_once).clamp(at_once, 8 * at_once);
-        Ok(Self { vector, lanes, vectors: all.div_ceil(lanes), rows_per_block, rows })
+        Ok(Self { vector, lanes, vectors: all.div_ceil(lanes), rows_per_block, threads: if lanes > 32 { lanes } else { THREADS }, rows })
+    }
+
+    /// Blocks of so many more rows that the bytes which each block reads are no tenth of those that its rows move, if there remain as
+    /// many threads in all as keep a device busy.
+    pub(crate) fn sharing(self, block_bytes: usize, row_bytes: usize) -> Self {
+        let rows = (11 * block_bytes).div_ceil(row_bytes);
+        let threads = self.lanes * rows;
+        let busy = self.rows / rows * threads >= ENOUGH_BLOCKS * THREADS;
+        let wanted = self.lanes == 32 && rows > self.rows_per_block && threads <= 1024;
+        if wanted && busy { Self { rows_per_block: rows, threads, ..self } } else { self }
     }
 
     /// The launch of `kernel`, which gets the definitions `V`, `NV` and `LANES`.
     pub(crate) fn launch(&self, kernel: KernelKey, shared: usize, params: Params) -> Launch {
         let kernel = kernel.define("V", self.vector).define("NV", self.vectors).define("LANES", self.lanes);
-        let threads = if self.lanes > 32 { self.lanes } else { THREADS };
         let blocks = self.rows.div_ceil(self.rows_per_block);
-        Launch { kernel, grid: [blocks as u32, 1, 1], block: [threads as u32, 1, 1], shared: shared as u32, params }
+        Launch { kernel, grid: [blocks as u32, 1, 1], block: [self.threads as u32, 1, 1], shared: shared as u32, params }
     }
 }
 

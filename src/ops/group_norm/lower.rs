@@ -1,58 +1,44 @@
-//! How a group normalisation is cut into blocks: which channels one takes, and whether it takes all pixels of them.
+//! How a group normalisation is cut into blocks: which channels one takes, and how many pixels of them.
 
 use super::GroupNorm;
-use crate::device::{Arch, KernelFile, KernelKey, Launch, Lowered, Slot, kernel_file, kernel_params, kernel_type};
+use crate::device::{KernelFile, KernelKey, Launch, Lowered, Slot, kernel_file, kernel_params, kernel_type};
 use crate::ops::lowering::{ENOUGH_BLOCKS, count, power_dividing};
 use crate::{Result, Ty};
 
 kernel_params! {
     /// Of all entries of `group_norm`: a block takes `chunk` channels, in groups of `width`, and `span` pixels.
     struct GroupNormParams {
-        x: ptr, beside: ptr, weight: ptr, bias: ptr, y: ptr, partial: ptr,
-        pixels: u32, channels: u32, first: u32, chunk: u32, width: u32, span: u32, slab_bytes: u32, eps: f32,
+        x: ptr, beside: ptr, weight: ptr, bias: ptr, y: ptr, partial: ptr, counters: ptr,
+        pixels: u32, channels: u32, first: u32, chunk: u32, width: u32, span: u32, spans: u32, pitch: u32, slab_bytes: u32, eps: f32,
     }
 }
 static FILE: KernelFile = kernel_file!("group_norm", [GroupNormParams]);
 
 /// Bytes that memory moves at a time.
 const SECTOR: usize = 32;
+/// Bytes that a block keeps at most: it reads and computes alone what others could share.
+const SLAB: usize = 64 << 10;
 /// Threads of a block that keeps its slab, and of one that does not.
 const SLAB_THREADS: usize = 512;
 const SPAN_THREADS: usize = 384;
+/// Images for which there are to be enough blocks: those of a guided step. How pixels are cut, and so the order of sums, must not
+/// follow from the batch.
+const IMAGES: usize = 2;
 
-/// For `x` of all channels, of which `first` are in the first input.
-///
-/// One launch if all pixels of a block's channels fit into shared memory, else one for the statistics and one that applies them.
-pub(super) fn launches(op: &GroupNorm, x: &Ty, first: usize, arch: Arch) -> Result<Lowered> {
+/// One launch, for `x` of all channels, of which `first` are in the first input.
+pub(super) fn launches(op: &GroupNorm, x: &Ty, first: usize) -> Result<Lowered> {
     count(x.shape.elements())?;
     let sizes = Sizes::new(op, x, first);
-    let slab = divisors(op.groups).filter(|&g| sizes.useful(g) >= 0.8).max_by(|&a, &b| {
-        // the widest whole sectors that fit; a chunk that does not fit is worth nothing
-        let worth = |g| if sizes.slab(g).shared(&sizes) <= shared_limit(arch) { sizes.useful(g) } else { 0.0 };
-        worth(a).total_cmp(&worth(b)).then(b.cmp(&a))
-    });
-    match slab.map(|g| sizes.slab(g)).filter(|cut| cut.shared(&sizes) <= shared_limit(arch)) {
-        Some(cut) => Ok(launch(op, x, &sizes, &cut, "group_norm_slab", cut.shared(&sizes)).into()),
-        None => {
-            let cut = sizes.spans();
-            let apply = launch(op, x, &sizes, &cut, "group_norm_apply", 4 * cut.constants(&sizes));
-            Ok(Lowered::new(vec![statistics(op, x, &sizes, &cut), apply], cut.pairs(&sizes)))
-        }
+    if let Some(cut) = sizes.slab() {
+        return Ok(launch(op, x, &sizes, &cut, "group_norm_slab").into());
     }
+    let cut = sizes.spans();
+    Ok(Lowered::new(vec![launch(op, x, &sizes, &cut, "group_norm_spans")], cut.pairs(&sizes)))
 }
 
 /// The launch that writes mean and squared distances of each group and span to the start of the workspace.
 pub(in crate::ops) fn statistics(op: &GroupNorm, x: &Ty, sizes: &Sizes, cut: &Cut) -> Launch {
-    launch(op, x, sizes, cut, "group_norm_statistics", 4 * (cut.constants(sizes) + 2 * cut.sums()))
-}
-
-/// Shared memory that a block can ask for: CUDA C++ programming guide, technical specifications per compute capability.
-fn shared_limit(arch: Arch) -> usize {
-    1024 * match arch.0 {
-        90 | 100 | 103 => 227,
-        86 | 89 | 120 | 121 => 99,
-        _ => 163,
-    }
+    launch(op, x, sizes, cut, "group_norm_statistics")
 }
 
 pub(in crate::ops) struct Sizes {
@@ -94,31 +80,27 @@ impl Sizes {
         Self { images, pixels, channels, first, groups: op.groups, width: channels / op.groups, bytes: x.dtype.size() }
     }
 
-    /// Share of the moved sectors that a row of chunks of `groups` groups needs.
-    fn useful(&self, groups: usize) -> f64 {
-        if groups == self.groups {
-            return 1.0; // whole pixels lie beside each other
-        }
-        let (row, chunk) = (self.channels * self.bytes, groups * self.width * self.bytes);
-        let sectors = |start: usize| (start + chunk - 1) / SECTOR - start / SECTOR + 1;
-        let moved: usize = (0..row / chunk).map(|i| sectors(i * chunk)).sum();
-        row as f64 / (moved * SECTOR) as f64
+    /// Whether blocks of `groups` groups take whole sectors.
+    fn is_whole(&self, groups: usize) -> bool {
+        groups == self.groups || (groups * self.width * self.bytes).is_multiple_of(SECTOR)
     }
 
-    /// A block with `groups` groups and all pixels.
-    fn slab(&self, groups: usize) -> Cut {
+    /// A block with all pixels of as few channels as make whole sectors, if it can keep them.
+    fn slab(&self) -> Option<Cut> {
+        let groups = divisors(self.groups).find(|&g| self.is_whole(g))?;
         let cut = self.cut(groups, self.pixels, SLAB_THREADS);
-        Cut { slab: (cut.chunk * self.pixels * self.bytes).next_multiple_of(16), ..cut }
+        let slab = (cut.chunk * self.pixels * self.bytes).next_multiple_of(16);
+        (slab <= SLAB).then_some(Cut { slab, ..cut })
     }
 
     /// Blocks of whole sectors, at least four where there are as many, and of enough spans to fill the device.
     pub(in crate::ops) fn spans(&self) -> Cut {
-        let wide = |g: &usize| self.useful(*g) > 0.99 && g * self.width * self.bytes >= 4 * SECTOR;
+        let wide = |g: &usize| self.is_whole(*g) && g * self.width * self.bytes >= 4 * SECTOR;
         let groups = divisors(self.groups).find(wide).unwrap_or(self.groups);
         let cut = self.cut(groups, self.pixels, SPAN_THREADS);
-        let spans = (ENOUGH_BLOCKS * cut.chunk / self.channels / self.images).max(1);
-        // whole turns of the threads, and not so short that merging the spans costs more than reading them
-        let span = self.pixels.div_ceil(spans).next_multiple_of(cut.rows).max(4 * cut.rows);
+        let spans = (ENOUGH_BLOCKS * cut.chunk / self.channels / IMAGES).max(1);
+        // whole turns of the threads, and not so short that what a block reads beside its pixels weighs much
+        let span = self.pixels.div_ceil(spans).max(64).next_multiple_of(cut.rows).max(4 * cut.rows);
         Cut { span: span.min(self.pixels), ..cut }
     }
 
@@ -131,12 +113,7 @@ impl Sizes {
 }
 
 impl Cut {
-    /// Floats of a block per channel and per group.
-    fn constants(&self, sizes: &Sizes) -> usize {
-        4 * self.chunk + 3 * (self.chunk / sizes.width)
-    }
-
-    /// Floats that the rows of threads sum in.
+    /// Floats that the rows of threads of a gradient sum in.
     pub(in crate::ops) fn sums(&self) -> usize {
         self.rows * self.chunk
     }
@@ -151,18 +128,26 @@ impl Cut {
         (8 * sizes.images * sizes.groups * sizes.pixels.div_ceil(self.span)).next_multiple_of(256) as u64
     }
 
-    /// Bytes of shared memory of a block that keeps its slab.
+    /// Floats from one row of threads to the next: neighbouring threads use neighbouring banks across rows too.
+    fn pitch(&self) -> usize {
+        self.chunk + (self.lanes + 32 - self.chunk % 32) % 32
+    }
+
+    /// Bytes of shared memory.
     fn shared(&self, sizes: &Sizes) -> usize {
-        self.slab + 4 * (self.constants(sizes) + self.sums())
+        self.slab + 4 * (4 * self.chunk + 3 * (self.chunk / sizes.width) + 2 * self.rows * self.pitch())
     }
 }
 
-/// Threads over the vectors of a pixel and over `pixels`: whole warps, at most `threads`, none idle if there is a way.
+/// Threads over the vectors of a pixel and over `pixels`: whole warps, at most `threads`, none idle if there is a way, and no more than
+/// finish the pixels in as few turns.
 fn block(vectors: usize, pixels: usize, threads: usize) -> (usize, usize) {
     let lanes = vectors.min(threads / 2);
     let whole = |rows: &usize| (lanes * rows).is_multiple_of(32);
-    if let Some(rows) = (1..=(threads / lanes).min(pixels.next_multiple_of(32))).rev().find(whole) {
-        return (lanes, rows);
+    let all = |most: usize| (1..=most).filter(whole);
+    if let Some(most) = all((threads / lanes).min(pixels.next_multiple_of(32))).next_back() {
+        let turns = pixels.div_ceil(most);
+        return (lanes, all(most).find(|rows| pixels.div_ceil(*rows) == turns).unwrap_or(most));
     }
     let lanes = lanes.next_multiple_of(32);
     (lanes, (threads / lanes).clamp(1, pixels))
@@ -172,20 +157,26 @@ fn divisors(n: usize) -> impl Iterator<Item = usize> {
     (1..=n).filter(move |d| n.is_multiple_of(*d))
 }
 
-fn launch(op: &GroupNorm, x: &Ty, sizes: &Sizes, cut: &Cut, entry: &'static str, shared: usize) -> Launch {
+fn launch(op: &GroupNorm, x: &Ty, sizes: &Sizes, cut: &Cut, entry: &'static str) -> Launch {
+    let [spans, chunks, images] = cut.grid(sizes);
+    let (parts, together) = (spans * chunks * images, entry == "group_norm_spans");
     let params = GroupNormParams {
         x: Slot::In(0),
         beside: if sizes.first < sizes.channels { Slot::In(3) } else { Slot::Null },
         weight: Slot::In(1),
         bias: Slot::In(2),
         y: Slot::Out(0),
-        partial: if entry == "group_norm_slab" { Slot::Null } else { Slot::Scratch(0) },
+        partial: if cut.slab > 0 { Slot::Null } else { Slot::Scratch(0) },
+        // the numbers drawn, and the blocks of each chunk
+        counters: if together { Slot::Counters(1 + chunks * images) } else { Slot::Null },
         pixels: sizes.pixels as u32,
         channels: sizes.channels as u32,
         first: sizes.first as u32,
         chunk: cut.chunk as u32,
         width: sizes.width as u32,
         span: cut.span as u32,
+        spans,
+        pitch: cut.pitch() as u32,
         slab_bytes: cut.slab as u32,
         eps: op.eps,
     };
@@ -194,9 +185,9 @@ fn launch(op: &GroupNorm, x: &Ty, sizes: &Sizes, cut: &Cut, entry: &'static str,
             .define("T", kernel_type(x.dtype))
             .define("V", cut.vector)
             .define("SILU", u32::from(op.silu)),
-        grid: cut.grid(sizes),
+        grid: [if together { 2 * parts } else { parts }, 1, 1],
         block: [cut.lanes as u32, cut.rows as u32, 1],
-        shared: shared as u32,
+        shared: cut.shared(sizes) as u32,
         params: params.pack(),
     }
 }
@@ -206,32 +197,34 @@ mod tests {
     use super::*;
     use crate::DType;
 
-    fn lowered(shape: [usize; 3], arch: u32) -> Vec<Launch> {
+    fn lowered(shape: [usize; 3]) -> Lowered {
         let op = GroupNorm { groups: 32, eps: 1e-5, silu: true };
-        launches(&op, &Ty::new(DType::Bf16, shape), shape[2], Arch(arch)).unwrap().launches
+        launches(&op, &Ty::new(DType::Bf16, shape), shape[2]).unwrap()
     }
 
     #[test]
-    fn the_unets_lower_levels_take_one_launch_and_the_highest_two() {
-        for (pixels, channels) in [(64, 1280), (64, 2560), (256, 1280), (256, 2560), (256, 1920), (1024, 320), (1024, 640), (1024, 960), (1024, 1920)] {
-            assert_eq!(lowered([2, pixels, channels], 80).len(), 1, "{pixels} pixels of {channels} channels");
+    fn one_launch_does_it_and_small_images_need_no_workspace() {
+        for (pixels, channels, alone) in [(64, 1280, true), (64, 2560, true), (256, 1280, true), (256, 2560, true), (256, 1920, false), (1024, 960, false), (4096, 320, false)] {
+            let lowered = lowered([2, pixels, channels]);
+            assert_eq!((lowered.launches.len(), lowered.scratch == 0), (1, alone), "{pixels} pixels of {channels} channels");
         }
-        for channels in [320, 640, 960] {
-            assert_eq!(lowered([2, 4096, channels], 80).len(), 2);
-        }
-        assert_eq!(lowered([1, 512 * 512, 128], 90).len(), 2);
     }
 
     #[test]
-    fn blocks_are_whole_warps_and_cover_everything() {
-        for (pixels, channels) in [(1, 64), (63, 320), (64, 1280), (1000, 96), (4096, 320), (4096, 960), (20_000, 224)] {
-            for arch in [80, 86, 90] {
-                for launch in lowered([2, pixels, channels], arch) {
-                    let threads = launch.block[0] * launch.block[1];
-                    assert!(threads.is_multiple_of(32) && threads <= 512, "{launch:?}");
-                    assert!(launch.shared as usize <= shared_limit(Arch(arch)), "{launch:?}");
-                }
+    fn blocks_are_whole_warps_and_fit_every_device() {
+        for (pixels, channels) in [(1, 64), (63, 320), (64, 1280), (1000, 96), (1024, 1920), (4096, 320), (4096, 960), (20_000, 224)] {
+            for launch in lowered([2, pixels, channels]).launches {
+                let threads = launch.block[0] * launch.block[1];
+                assert!(threads.is_multiple_of(32) && threads <= if launch.kernel.entry == "group_norm_slab" { 512 } else { 384 }, "{launch:?}");
+                assert!(launch.shared <= 99 << 10, "{launch:?}");
             }
         }
+    }
+
+    #[test]
+    fn how_pixels_are_cut_does_not_follow_from_the_batch() {
+        let op = GroupNorm { groups: 32, eps: 1e-5, silu: true };
+        let span = |images| Sizes::new(&op, &Ty::new(DType::Bf16, [images, 4096, 320]), 320).spans().span;
+        assert!(span(1) == span(2) && span(2) == span(16) && span(1) < 4096);
     }
 }

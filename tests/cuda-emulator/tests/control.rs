@@ -4,6 +4,7 @@
 mod common;
 
 use common::{HEAD, Rig, threads};
+use cuda_emulator::FaultKind;
 
 fn rows(n: u64) -> Vec<[u64; 4]> {
     (0..n).map(|i| [i, 0, 0, 0]).collect()
@@ -368,4 +369,51 @@ ret;
         let want: Vec<u32> = [0].into_iter().chain(want).collect();
         assert_eq!(rig.words(sums, 65), want, "round {round}");
     }
+}
+
+/// Block 0 of two stores and raises a flag, after `before`; block 1 waits for the flag and copies what was stored.
+fn handed_over(before: &str) -> String {
+    format!(
+        "{HEAD}.visible .entry waits(.param .u64 to)
+{{
+.reg .b64 %p; .reg .b32 %r<4>; .reg .pred %q;
+ld.param.u64 %p, [to];
+mov.u32 %r0, %ctaid.x;
+setp.ne.u32 %q, %r0, 0;
+@%q bra WAIT;
+{before}
+st.global.u32 [%p+4], 77;
+membar.gl;
+atom.global.inc.u32 %r1, [%p], 3;
+ret;
+WAIT:
+ld.volatile.global.u32 %r1, [%p];
+setp.ne.u32 %q, %r1, 0;
+@%q bra READ;
+nanosleep.u32 40;
+bra WAIT;
+READ:
+membar.gl;
+ld.global.u32 %r2, [%p+4];
+st.global.u32 [%p+8], %r2;
+ret;
+}}
+"
+    )
+}
+
+#[test]
+fn a_block_may_wait_for_one_before_it() {
+    let rig = Rig::new(&handed_over("nanosleep.u32 1000;"));
+    let to = rig.upload(&[0u32; 3]);
+    rig.launch("waits", 2, 1, 0, &[to]).unwrap();
+    assert_eq!(rig.words(to, 3), [1, 77, 77]);
+}
+
+#[test]
+fn who_waits_for_a_block_that_fails_is_let_go() {
+    let rig = Rig::new(&handed_over("nanosleep.u32 1000; trap;"));
+    let to = rig.upload(&[0u32; 3]);
+    let fault = rig.launch("waits", 2, 1, 0, &[to]).unwrap_err();
+    assert_eq!((fault.kind, fault.block), (FaultKind::Trap, [0; 3]), "{fault}");
 }

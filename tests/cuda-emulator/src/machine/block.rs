@@ -1,6 +1,7 @@
 //! One block: its warps take turns; when none can go on, barriers are resolved.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use super::copies::Copies;
 use super::global::Global;
@@ -36,6 +37,10 @@ pub(super) struct Block<'a> {
     /// Arrivals without waiting: threads and warps, by barrier.
     arrivals: HashMap<u32, (u32, u32)>,
     index: [u32; 3],
+    /// Set when a block of the launch has failed: what others wait for may never come.
+    stopped: &'a AtomicBool,
+    /// Whether this block waited when another one failed.
+    pub(super) gave_up: bool,
 }
 
 /// A fragment that waits at a barrier: warp, fragment, barrier.
@@ -48,6 +53,7 @@ impl<'a> Block<'a> {
         program: &'a Program,
         global: &'a Global<'a>,
         presets: &'a [u64],
+        stopped: &'a AtomicBool,
     ) -> Self {
         let threads: u32 = launch.block.iter().product();
         let warps = threads.div_ceil(LANES as u32) as usize;
@@ -71,6 +77,8 @@ impl<'a> Block<'a> {
             hints: vec![0; program.code.len()],
             arrivals: HashMap::new(),
             index: [0; 3],
+            stopped,
+            gave_up: false,
         }
     }
 
@@ -149,6 +157,16 @@ impl<'a> Block<'a> {
                 };
             }
         }
+    }
+
+    /// A lane waits for what others do: they get the host's time.
+    pub(super) fn sleep(&mut self, lane: u32) -> Result<(), Box<Stop>> {
+        if self.stopped.load(Relaxed) {
+            self.gave_up = true;
+            return Err(Stop::new(FaultKind::Hang, lane, "waits for others, of which one has failed".to_string()));
+        }
+        std::thread::yield_now();
+        Ok(())
     }
 
     /// A fault of a lane of a warp, with all that is known of its place.

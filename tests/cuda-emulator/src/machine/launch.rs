@@ -1,7 +1,7 @@
 //! A grid: its limits, and its blocks on threads of the host.
 
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use super::block::Block;
 use super::global::Global;
@@ -85,9 +85,9 @@ fn run_indices(
         presets[row as usize] = launch.module.variables()[variable].address.wrapping_add_signed(offset);
     }
     let global = Global::new(memory);
-    let next = AtomicU64::new(0);
+    let (next, stopped) = (AtomicU64::new(0), AtomicBool::new(false));
     let work = || {
-        let mut block = Block::new(launch, device, program, &global, &presets);
+        let mut block = Block::new(launch, device, program, &global, &presets, &stopped);
         let mut found = None;
         loop {
             let at = next.fetch_add(1, Relaxed);
@@ -100,7 +100,8 @@ fn run_indices(
             if let Err(fault) = block.run(place) {
                 // Blocks after this one need not run; those before it run already.
                 next.fetch_max(blocks, Relaxed);
-                found = Some((at, fault));
+                stopped.store(true, Relaxed);
+                found = (!block.gave_up).then_some((at, fault));
                 break;
             }
         }

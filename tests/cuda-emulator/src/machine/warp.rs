@@ -12,6 +12,8 @@ use crate::ptx::program::{BarrierKind, Instr, Op, UNGUARDED};
 
 /// Instructions of a warp's turn before the next warp gets one, so that a warp may wait for what another writes.
 const TURN: u32 = 1 << 18;
+/// Instructions that a `nanosleep` counts for where a warp is suspected to hang.
+const SLEEP: u64 = 128;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Fragment {
@@ -183,6 +185,11 @@ impl Block<'_> {
                     }
                     self.together(w, instr, active)?;
                     pc += 1;
+                }
+                Op::Sleep => {
+                    self.sleep(active.trailing_zeros())?;
+                    self.warps[w].issued += SLEEP;
+                    return Ok(End::Turn(Fragment { pc: pc + 1, mask }));
                 }
                 Op::Mma(run) => {
                     self.whole(w, mask, active)?;

@@ -30,7 +30,8 @@ impl<'a> Lowering<'a> {
                 let d = self.slot(frame, inst, operand(inst, 0)?, 'w')?;
                 self.emit(Op::ActiveMask, Class::Warp, vec![d], 1, inst);
             }
-            "membar" | "fence" | "nanosleep" => self.emit(Op::Nop, Class::Control, Vec::new(), 0, inst),
+            "nanosleep" => self.emit(Op::Sleep, Class::Control, Vec::new(), 0, inst),
+            "membar" | "fence" => self.emit(Op::Nop, Class::Control, Vec::new(), 0, inst),
             "prefetch" | "prefetchu" => self.emit(Op::Nop, Class::Memory, Vec::new(), 0, inst),
             "griddepcontrol" if self.syntax.target >= 90 => self.emit(Op::Nop, Class::Control, Vec::new(), 0, inst),
             _ => return Ok(false),

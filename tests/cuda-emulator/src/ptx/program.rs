@@ -100,6 +100,8 @@ pub(crate) enum Op {
     Trap,
     /// Fences, hints: nothing that one thread after the other would notice.
     Nop,
+    /// Waits for what other warps or blocks do.
+    Sleep,
     /// `[result, id, threads, predicate]`; `counted` tells whether a number of threads was given.
     Barrier {
         kind: BarrierKind,
