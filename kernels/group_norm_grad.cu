@@ -2,7 +2,8 @@
 //                   dx = (g weight - mean of g weight - n mean of g weight n) / sqrt(variance + eps)
 //                   dweight = sum of g n,  dbias = sum of g over images and pixels
 // Shapes and layout x, dy, dx [B,P,C] of T; weight, bias, dweight, dbias [C] f32; blocks as in group_norm.cu
-// Work split        on the grid (spans of pixels, chunks of channels, images), after group_norm_statistics:
+// Work split        on the grid (spans of pixels, chunks of channels, images), after group_norm_statistics (silu'(z) needs the statistics, so
+//                   that no pass over x can make both them and the sums):
 //                   group_norm_grad_sums: sums of g and g n per channel and, weighted, per group, of each span, written to workspace;
 //                   group_norm_grad_x: merges the spans of its groups, then dx of its own pixels;
 //                   group_norm_grad_total: one thread per channel adds images and spans for dweight and dbias

@@ -12,8 +12,8 @@ use cuda_emulator::{Counters, DeviceModel, Memory, Module};
 use dreamid_engine::device::cuda::Compiler;
 use dreamid_engine::device::{Arch, Launch, Lowered, Slot, Target, Tiles};
 use dreamid_engine::ops::{
-    Activate, Activation, Attention, Case, Cast, Concat, Conv2d, Conv2dGrad, GroupNorm, Heads, HostArray, LayerNorm, Linear, LinearGrad,
-    normal, vector,
+    Activate, Activation, Attention, AttentionGrad, Case, Cast, Concat, Conv2d, Conv2dGrad, GroupNorm, Heads, HostArray, LayerNorm, Linear,
+    LinearGrad, normal, vector,
 };
 use dreamid_engine::{DType, Tensor, Ty};
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -135,7 +135,7 @@ fn tensor_cores_are_fed_without_waste() {
         Case::new("self attention", attention(Heads::PackedQkv), vec![normal(t, [1, 256, 3 * 128])]),
         Case::new("cross attention", attention(Heads::PackedKv), vec![normal(t, [1, 128, 128]), normal(t, [1, 77, 256])]),
     ];
-    for case in cases {
+    for case in cases.into_iter().chain(gradients_of_products()) {
         let (types, outs) = lowering::types(&case);
         let inputs = fill::inputs("counted", &case);
         let lowered = case.op.lower(&types, &outs, &Arch(device().arch).into()).unwrap();
@@ -144,9 +144,26 @@ fn tensor_cores_are_fed_without_waste() {
             println!("{}: {} {c:?}", case.name, launch.kernel);
             assert_eq!(c.shared_wavefronts, c.shared_wavefronts_min, "{}: conflicts of {}", case.name, launch.kernel);
             assert!(c.load_sectors_min * 100 >= c.load_sectors * 95, "{}: loads of {}", case.name, launch.kernel);
-            assert!(c.store_sectors_min * 100 >= c.store_sectors * 95, "{}: stores of {}", case.name, launch.kernel);
+            // gradients of weights are f32: a lane stores its 8 in two accesses, each of which is half of a sector
+            let useful = if outs[0].dtype == DType::F32 { 50 } else { 95 };
+            assert!(c.store_sectors_min * 100 >= c.store_sectors * useful, "{}: stores of {}", case.name, launch.kernel);
         }
     }
+}
+
+fn gradients_of_products() -> Vec<Case> {
+    let t = DType::Bf16;
+    let (conv, size, kernel) = (Conv2d::same(1), [16, 16], [3, 3]);
+    let (x, z, w) = (normal(t, [1, 16, 16, 64]), normal(t, [1, 16, 16, 128]), normal(t, [128, 3, 3, 64]));
+    let forward = Attention { heads: 2, causal: false, packing: Heads::PackedKv };
+    let (q, kv) = (normal(t, [1, 128, 128]), normal(t, [1, 192, 256]));
+    vec![
+        Case::new("linear, x", LinearGrad::Input, vec![normal(t, [2, 256, 320]), normal(t, [320, 640])]),
+        Case::new("linear, weight", LinearGrad::Weight, vec![normal(t, [2, 256, 320]), normal(t, [2, 256, 640])]),
+        Case::new("3x3, x", Conv2dGrad::Input { conv: conv.clone(), size }, vec![z, w]),
+        Case::new("3x3, weight", Conv2dGrad::Weight { conv, kernel }, vec![z, x]),
+        Case::new("attention, q and kv", AttentionGrad { forward }, vec![q, kv, q, q]),
+    ]
 }
 
 /// The gradient of an image whose convolution leaves out pixels multiplies as often as the convolution: only the taps that reach a pixel.
