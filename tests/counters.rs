@@ -33,6 +33,39 @@ fn counters_are_those_of_the_table_and_flaws_are_known() {
     flaws_are_known(&compare_with_table(&found));
 }
 
+/// How far the counts of a few blocks are from those of whole grids, for every launch of the sampler's step: takes minutes. Its figures are in
+/// `docs/simulated-bounds.md`.
+#[test]
+#[ignore = "runs whole grids of full size: minutes"]
+fn sampling_is_near_to_whole_grids() {
+    let compiler = Compiler::load(Some(&tools::nvrtc())).unwrap();
+    let device = Device::new(DeviceModel::a100(), &compiler);
+    let jobs: Vec<Job> = jobs(&Gpu::A100).into_iter().filter(|job| job.stage == "unet").collect();
+    let done = Mutex::new(Vec::new());
+    on_all_cores(jobs.len(), |i| {
+        let (some, all) = (device.count(&jobs[i]), device.count_places(&jobs[i], u64::MAX));
+        done.lock().unwrap().extend(some.into_iter().zip(all).map(|((key, some), (_, all))| (key, some, all)));
+    });
+    let done = done.into_inner().unwrap();
+    type Count = fn(&Counted) -> u64;
+    let counts: [(&str, Count); 6] = [
+        ("warp instructions", |c| c.issued),
+        ("multiply-adds", |c| c.mma),
+        ("sectors", |c| c.load_sectors + c.store_sectors),
+        ("wavefronts", |c| c.wavefronts),
+        ("bytes read", |c| c.loaded),
+        ("bytes written", |c| c.stored),
+    ];
+    for (name, count) in counts {
+        let error = |(key, some, all): &(String, Counted, Counted)| (count(some) as f64 / count(all).max(1) as f64 - 1.0, key.clone());
+        let worst = done.iter().filter(|d| count(&d.2) > 0).map(error).max_by(|a, b| a.0.abs().total_cmp(&b.0.abs())).unwrap();
+        let sum = |of: fn(&(String, Counted, Counted)) -> &Counted| done.iter().map(|d| count(of(d))).sum::<u64>() as f64;
+        let together = sum(|d| &d.1) / sum(|d| &d.2) - 1.0;
+        println!("{name}: {:+.2} % at the worst ({}), {:+.3} % together", 100.0 * worst.0, worst.1, 100.0 * together);
+        assert!(together.abs() < 0.03, "{name}");
+    }
+}
+
 /// Operations whose launches are not those of an operation before it.
 fn jobs(gpu: &Gpu) -> Vec<Job> {
     let (mut jobs, mut known) = (Vec::new(), BTreeSet::new());
@@ -44,7 +77,7 @@ fn jobs(gpu: &Gpu) -> Vec<Job> {
                 let inputs = node.inputs.iter().map(|v| v.map(|v| stage.graph.ty(v))).collect();
                 let outputs = node.outputs.iter().map(|&v| stage.graph.ty(v)).collect();
                 known.extend(keys.iter().cloned());
-                jobs.push(Job { keys, inputs, outputs, lowered });
+                jobs.push(Job { stage: stage.name, keys, inputs, outputs, lowered });
             }
         }
     }

@@ -29,11 +29,11 @@ macro_rules! counted {
 counted! {
     /// Blocks that were run; the rest was inferred from them.
     sampled,
-    /// Warp instructions of the assembly that NVRTC makes.
+    /// Warp instructions of the assembly that NVRTC makes, without moves of whole registers.
     issued,
     /// Of them those of the f32 pipe.
     fp32,
-    /// Of the integer pipe, moves included.
+    /// Of the integer pipe.
     integer,
     /// Of the special-function unit, conversions included.
     special,

@@ -15,8 +15,13 @@ use std::sync::{Arc, Mutex};
 /// Places of a grid that are run, each with all of its blocks along z, which may be parts of one result.
 const PLACES: u64 = 8;
 
+/// Warp instructions of a launch up to which all of it is run.
+const LIGHT: u64 = 500_000;
+
 /// One operation.
 pub(crate) struct Job {
+    /// Stage that it is of.
+    pub(crate) stage: &'static str,
     /// Names of the launches.
     pub(crate) keys: Vec<String>,
     pub(crate) inputs: Vec<Option<Ty>>,
@@ -74,10 +79,17 @@ impl<'a> Device<'a> {
         let launched = cuda_emulator::Launch { module: &module, entry: launch.kernel.entry, grid, block, dynamic_shared, params: &params };
         // parts of a result count themselves and lie along z; other blocks that count wait for all that count with them
         let counts = launch.params.pointers.iter().any(|(_, slot)| matches!(slot, Slot::Counters(_)));
-        let blocks = sample(grid, if counts && grid[2] == 1 { u64::MAX } else { places });
-        let sampled = cuda_emulator::run_blocks(&self.model, &self.memory, &launched, &blocks, 1);
-        let sampled = sampled.unwrap_or_else(|fault| panic!("{}: {fault}", launch.kernel));
-        scaled(&sampled, scratch, grid.iter().map(|&n| u64::from(n)).product())
+        let places = if counts && grid[2] == 1 { u64::MAX } else { places };
+        let all: u64 = grid.iter().map(|&n| u64::from(n)).product();
+        let run = |places| {
+            let sampled = cuda_emulator::run_blocks(&self.model, &self.memory, &launched, &sample(grid, places), 1);
+            sampled.unwrap_or_else(|fault| panic!("{}: {fault}", launch.kernel))
+        };
+        let some = run(places);
+        let whole = some.counters.issued * all / some.counters.blocks;
+        // a light launch costs next to nothing, and its blocks may differ more
+        let sampled = if some.counters.blocks < all && whole < LIGHT { run(u64::MAX) } else { some };
+        scaled(&sampled, scratch, all)
     }
 
     fn module(&self, launch: &Launch) -> Arc<Module> {
@@ -142,7 +154,7 @@ fn scaled(sampled: &Sampled, scratch: Option<u64>, blocks: u64) -> Counted {
     let loaded = |t: &Touched| whole(t.loaded, t);
     Counted {
         sampled: c.blocks,
-        issued: all(c.issued),
+        issued: all(c.issued - c.moves),
         fp32: all(c.fp32),
         integer: all(c.integer),
         special: all(c.special),

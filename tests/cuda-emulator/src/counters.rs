@@ -39,8 +39,10 @@ pub struct Counters {
     pub fp32: u64,
     /// Warp instructions of the f64 pipe.
     pub fp64: u64,
-    /// Warp instructions of the integer and logic pipe, moves and selections included.
+    /// Warp instructions of the integer and logic pipe, selections included.
     pub integer: u64,
+    /// Moves of whole registers, nearly all of which an assembler makes disappear.
+    pub moves: u64,
     /// Warp instructions of the special-function unit and conversions between widths.
     pub special: u64,
     /// Warp instructions that load or store, of any space, `ldmatrix` and `cp.async` included.
@@ -72,7 +74,7 @@ impl Counters {
             ($($name:ident)*) => { vec![$((stringify!($name), &mut self.$name)),*] };
         }
         list!(
-            blocks warps issued global_loads global_stores load_sectors load_sectors_min store_sectors store_sectors_min unique_load_bytes unique_store_bytes shared_wavefronts shared_wavefronts_min mma_f16 mma_bf16 mma_tf32 fp32 fp64 integer special memory control tensor warp_wide barriers atomics divergent_branches
+            blocks warps issued global_loads global_stores load_sectors load_sectors_min store_sectors store_sectors_min unique_load_bytes unique_store_bytes shared_wavefronts shared_wavefronts_min mma_f16 mma_bf16 mma_tf32 fp32 fp64 integer moves special memory control tensor warp_wide barriers atomics divergent_branches
         )
     }
 

@@ -92,7 +92,7 @@ fn instructions_by_unit() {
     let c = count(
         0,
         "cvt.rn.f32.u32 %r1, %t; add.f32 %r1, %r1, %r1; fma.rn.f32 %r1, %r1, %r1, %r1; ex2.approx.f32 %r2, %r1;
-add.u32 %r3, %r3, 1; shfl.sync.idx.b32 %r4, %t, 0, 31, -1; bar.sync 0;
+add.u32 %r3, %r3, 1; mov.b32 %r5, %r4; shfl.sync.idx.b32 %r4, %t, 0, 31, -1; bar.sync 0;
 mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%r0, %r1, %r2, %r3}, {%r4, %r4, %r4, %r4}, {%r4, %r4}, {%r0, %r1, %r2, %r3};
 ld.global.u32 %r1, [%at];",
     );
@@ -100,14 +100,14 @@ ld.global.u32 %r1, [%at];",
     assert_eq!((c.blocks, c.warps), (2, 4));
     assert_eq!(more(|c| c.fp32), 4 * 2);
     assert_eq!(more(|c| c.special), 4 * 2);
-    assert_eq!(more(|c| c.integer), 4);
+    assert_eq!((more(|c| c.integer), more(|c| c.moves)), (4, 4));
     assert_eq!(more(|c| c.warp_wide), 4);
     assert_eq!(more(|c| c.tensor), 4);
     assert_eq!(more(|c| c.mma_bf16), 4 * 16 * 8 * 16);
     assert_eq!(more(|c| c.memory), 4);
     assert_eq!(more(|c| c.barriers), 4);
-    assert_eq!(more(|c| c.issued), 4 * 9);
-    let sum = c.fp32 + c.fp64 + c.integer + c.special + c.memory + c.control + c.tensor + c.warp_wide;
+    assert_eq!(more(|c| c.issued), 4 * 10);
+    let sum = c.fp32 + c.fp64 + c.integer + c.moves + c.special + c.memory + c.control + c.tensor + c.warp_wide;
     assert_eq!(c.issued, sum);
     let mut twice = c.clone();
     twice.merge(&c);

@@ -179,6 +179,7 @@ fn finish(program: &Program, block: Block<'_>) -> Counters {
             Class::Fp32 => &mut counters.fp32,
             Class::Fp64 => &mut counters.fp64,
             Class::Integer => &mut counters.integer,
+            Class::Move => &mut counters.moves,
             Class::Special => &mut counters.special,
             Class::Memory => &mut counters.memory,
             Class::Control => &mut counters.control,

@@ -182,22 +182,22 @@ fn shifts(opcode: &str) -> Option<Operation> {
 
 fn moves(opcode: &str) -> Option<Operation> {
     match opcode {
-        "mov.b16" | "mov.u16" | "mov.s16" | "mov.f16" | "mov.bf16" => lanes!(Integer, "hh", map1, |a: u16| a),
-        "mov.b32" | "mov.u32" | "mov.s32" | "mov.f16x2" | "mov.bf16x2" => lanes!(Integer, "ww", map1, |a: u32| a),
-        "mov.f32" => lanes!(Integer, "ff", map1, |a: u32| a),
-        "mov.b64" | "mov.u64" | "mov.s64" => lanes!(Integer, "ll", map1, |a: u64| a),
-        "mov.f64" => lanes!(Integer, "dd", map1, |a: u64| a),
-        "mov.pred" => lanes!(Integer, "pp", logic1, |a| a),
+        "mov.b16" | "mov.u16" | "mov.s16" | "mov.f16" | "mov.bf16" => lanes!(Move, "hh", map1, |a: u16| a),
+        "mov.b32" | "mov.u32" | "mov.s32" | "mov.f16x2" | "mov.bf16x2" => lanes!(Move, "ww", map1, |a: u32| a),
+        "mov.f32" => lanes!(Move, "ff", map1, |a: u32| a),
+        "mov.b64" | "mov.u64" | "mov.s64" => lanes!(Move, "ll", map1, |a: u64| a),
+        "mov.f64" => lanes!(Move, "dd", map1, |a: u64| a),
+        "mov.pred" => lanes!(Move, "pp", logic1, |a| a),
         // Packing and unpacking, named by the types of their parts.
         "mov.pack.whh" => lanes!(Integer, "whh", map2, |a: u16, b: u16| u32::from(a) | u32::from(b) << 16),
-        "mov.pack.lww" => lanes!(Integer, "lww", map2, |a: u32, b: u32| pair(a, b)),
+        "mov.pack.lww" => lanes!(Move, "lww", map2, |a: u32, b: u32| pair(a, b)),
         "mov.pack.lhhhh" => {
             lanes!(Integer, "lhhhh", map4, |a: u16, b: u16, c: u16, d: u16| {
                 u64::from(a) | u64::from(b) << 16 | u64::from(c) << 32 | u64::from(d) << 48
             })
         }
         "mov.split.hhw" => lanes!(Integer, "hhw", split, |a: u32| (a as u16, (a >> 16) as u16)),
-        "mov.split.wwl" => lanes!(Integer, "wwl", split, |a: u64| (a as u32, (a >> 32) as u32)),
+        "mov.split.wwl" => lanes!(Move, "wwl", split, |a: u64| (a as u32, (a >> 32) as u32)),
         "selp.b16" | "selp.u16" | "selp.s16" | "selp.f16" | "selp.bf16" => lanes!(Integer, "hhhp", select, |a: u16| a),
         "selp.b32" | "selp.u32" | "selp.s32" => lanes!(Integer, "wwwp", select, |a: u32| a),
         "selp.f32" => lanes!(Integer, "fffp", select, |a: u32| a),

@@ -57,6 +57,8 @@ pub(crate) enum Class {
     Fp32,
     Fp64,
     Integer,
+    /// A register to a register, or two as one: nothing that the assembler would keep.
+    Move,
     Special,
     Memory,
     Control,
