@@ -13,7 +13,8 @@ use dreamid_engine::ops::{Case, HostArray, all_cases};
 use dreamid_engine::{Tensor, Ty};
 
 /// Operations without gradients, with the reason that the error has to give.
-const NO_GRADIENT: [(&str, &str); 2] = [("timestep_embedding", "place in the schedule"), ("adam_w", "step of the optimizer")];
+const NO_GRADIENT: [(&str, &str); 3] =
+    [("timestep_embedding", "place in the schedule"), ("adam_w", "step of the optimizer"), ("resample", "rounded to bytes")];
 
 /// Cases at a place where the operation has no derivative.
 const KINKS: [(&str, &str, &str); 2] = [
