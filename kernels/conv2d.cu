@@ -36,7 +36,7 @@ template <typename V> __forceinline__ const Geometry &shape_of(const Conv2dParam
 #ifdef TILE_M
 typedef Product<TILE_M, TILE_N, WARPS_M, WARPS_N, STAGES> Tiles;
 
-extern "C" __global__ void __launch_bounds__(Tiles::THREADS) conv2d_tensor(const __grid_constant__ Conv2dParams p) {
+extern "C" __global__ void __launch_bounds__(Tiles::THREADS, Tiles::RESIDENT) conv2d_tensor(const __grid_constant__ Conv2dParams p) {
     extern __shared__ __align__(128) u8 shared[];
     typedef Image<T, Tiles::CHUNKS_A> Windows;
     typedef RowSource<T, Tiles::CHUNKS_B> Weights;

@@ -137,10 +137,7 @@ typedef Product<TILE_M, TILE_N, WARPS_M, WARPS_N, STAGES, PART == WEIGHT, true> 
 
 template <class TILE, class SOURCE> using Fill = Filler<TILE, SOURCE, Tiles::THREADS, ALIGNED>;
 
-/// Left to itself, ptxas holds the smallest tile to 80 registers, spills on some devices, and gains nothing: four blocks fit with 128.
-enum { RESIDENT = ALIGNED && TILE_M * TILE_N <= 64 * 64 ? 4 : 0 };
-
-extern "C" __global__ void __launch_bounds__(Tiles::THREADS, RESIDENT) conv2d_grad_tensor(const __grid_constant__ Conv2dGradParams p) {
+extern "C" __global__ void __launch_bounds__(Tiles::THREADS, ALIGNED ? Tiles::RESIDENT : 0) conv2d_grad_tensor(const __grid_constant__ Conv2dGradParams p) {
     extern __shared__ __align__(128) u8 shared[];
     const ProductParams &q = p.product;
     const T *dz = p.dz, *other = p.other;

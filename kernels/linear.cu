@@ -24,7 +24,7 @@ __forceinline__ Work work_of(const LinearParams &p, u32 tile_m, u32 tile_n) { re
 #ifdef TILE_M
 typedef Product<TILE_M, TILE_N, WARPS_M, WARPS_N, STAGES> Tiles;
 
-extern "C" __global__ void __launch_bounds__(Tiles::THREADS) linear_tensor(const __grid_constant__ LinearParams p) {
+extern "C" __global__ void __launch_bounds__(Tiles::THREADS, Tiles::RESIDENT) linear_tensor(const __grid_constant__ LinearParams p) {
     extern __shared__ __align__(128) u8 shared[];
     typedef RowSource<T, Tiles::CHUNKS_A> Rows;
     typedef RowSource<T, Tiles::CHUNKS_B> Weights;

@@ -71,7 +71,7 @@ typedef Product<TILE_M, TILE_N, WARPS_M, WARPS_N, STAGES, PART == WEIGHT, PART !
 
 template <class TILE, class SOURCE> using Fill = Filler<TILE, SOURCE, Tiles::THREADS, ALIGNED>;
 
-extern "C" __global__ void __launch_bounds__(Tiles::THREADS) linear_grad_tensor(const __grid_constant__ LinearGradParams p) {
+extern "C" __global__ void __launch_bounds__(Tiles::THREADS, Tiles::RESIDENT) linear_grad_tensor(const __grid_constant__ LinearGradParams p) {
     extern __shared__ __align__(128) u8 shared[];
     const Work work = work_of(p, TILE_M, TILE_N);
     const ProductParams &q = p.product;

@@ -6,6 +6,8 @@
 
 /// Sizes of one product. A_ACROSS, B_ACROSS: that operand's tiles are [k][m], [k][n], because memory is contiguous along m, n.
 template <int BLOCK_M_, int BLOCK_N_, int DOWN_M_, int GRID_N_, int RING_, bool A_ACROSS_ = false, bool B_ACROSS_ = false> struct Product {
+    /// RESIDENT: for the launch bounds. Left to itself, ptxas holds small tiles to 56 or 80 registers, spills a few on some devices, and
+    /// gains nothing: four blocks fit with 128.
     enum {
         A_ACROSS = A_ACROSS_,
         B_ACROSS = B_ACROSS_,
@@ -15,6 +17,7 @@ template <int BLOCK_M_, int BLOCK_N_, int DOWN_M_, int GRID_N_, int RING_, bool 
         RING = RING_,
         GRID_N = GRID_N_,
         THREADS = 32 * DOWN_M_ * GRID_N,
+        RESIDENT = BLOCK_M * BLOCK_N <= 64 * 64 ? 4 : 0,
         WARP_M = BLOCK_M / DOWN_M_,
         WARP_N = BLOCK_N / GRID_N,
         PIECES_M = WARP_M / 16,
