@@ -141,6 +141,5 @@ const FLAWS: &[&str] = &[
     "encode linear::linear_plain Sectors",
     "unet group_norm::group_norm_slab Conflicts",
     "unet group_norm::group_norm_spans Conflicts",
-    "vae-decode attention::attention_wide Conflicts",
     "vae-decode group_norm::group_norm_spans Conflicts",
 ];

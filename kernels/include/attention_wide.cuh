@@ -10,7 +10,10 @@ typedef Tile<KEYS, HEAD> TileK;
 typedef Tile<QUERIES, KEYS> TileP;
 
 /// The block's shared memory, in bytes from its start.
-enum { AT_K = TileQ::BYTES, AT_P = AT_K + TileK::BYTES, AT_SCORES = AT_P + TileP::BYTES, SCORE_PITCH = KEYS + 4, AT_FACTORS = AT_SCORES + QUERIES * SCORE_PITCH * 4 };
+enum { AT_K = TileQ::BYTES, AT_P = AT_K + TileK::BYTES, AT_SCORES = AT_P + TileP::BYTES, SCORE_PITCH = KEYS + 8, AT_FACTORS = AT_SCORES + QUERIES * SCORE_PITCH * 4 };
+
+/// Where a score lies, in floats. Quads of odd rows are swapped, so that neither pairs of eight rows nor quads of two fall on one bank.
+__forceinline__ u32 score_place(u32 row, u32 column) { return row * SCORE_PITCH + ((column / 4) ^ (row & 1)) * 4 + column % 4; }
 
 /// This warp's 16x16 scores, to shared memory as f32.
 __forceinline__ void score(u8 *shared, const AttentionParams &p, u32 first_query, u32 first_key) {
@@ -31,9 +34,10 @@ __forceinline__ void score(u8 *shared, const AttentionParams &p, u32 first_query
 #pragma unroll
     for (int n = 0; n < 2; n++)
 #pragma unroll
-        for (int e = 0; e < 4; e++) {
-            u32 row = row0 + lane / 4 + e / 2 * 8, column = column0 + 8 * n + lane % 4 * 2 + e % 2;
-            scores[row * SCORE_PITCH + column] = sees(p, first_query + row, first_key + column) ? s[n][e] * p.scale : -__uint_as_float(0x7f800000u);
+        for (int half = 0; half < 2; half++) {
+            u32 row = row0 + lane / 4 + half * 8, column = column0 + 8 * n + lane % 4 * 2;
+            auto seen = [&](u32 e) { return sees(p, first_query + row, first_key + column + e) ? s[n][2 * half + e] * p.scale : -__uint_as_float(0x7f800000u); };
+            *reinterpret_cast<float2 *>(&scores[score_place(row, column)]) = make_float2(seen(0), seen(1));
         }
 }
 
@@ -41,7 +45,12 @@ __forceinline__ void score(u8 *shared, const AttentionParams &p, u32 first_query
 __forceinline__ void soften(u8 *shared, RowState &state) {
     const u32 row = threadIdx.x / 4, part = threadIdx.x % 4;
     float x[8], top = -__uint_as_float(0x7f800000u);
-    load<8>(x, reinterpret_cast<const float *>(shared + AT_SCORES) + row * SCORE_PITCH + part * 8);
+    const float *scores = reinterpret_cast<const float *>(shared + AT_SCORES);
+#pragma unroll
+    for (int quad = 0; quad < 2; quad++) {
+        float4 four = *reinterpret_cast<const float4 *>(&scores[score_place(row, part * 8 + quad * 4)]);
+        x[4 * quad] = four.x, x[4 * quad + 1] = four.y, x[4 * quad + 2] = four.z, x[4 * quad + 3] = four.w;
+    }
 #pragma unroll
     for (int e = 0; e < 8; e++) top = fmaxf(top, x[e]);
     float factor = state.raise(quad_max(top));

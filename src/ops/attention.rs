@@ -276,7 +276,7 @@ impl Variant {
         // eight warps need more shared memory than the consumer chips have
         let warps = if matches!(arch.0, 80 | 90 | 100) { 8 } else { 4 };
         let (head, keys, queries) = (head_dim.next_multiple_of(16 * warps), 32, 8 * warps);
-        let shared = row_bytes(head) * (queries + keys) + row_bytes(keys) * queries + queries * (keys + 4) * 4 + queries * 4;
+        let shared = row_bytes(head) * (queries + keys) + row_bytes(keys) * queries + queries * (keys + 8) * 4 + queries * 4;
         let defines = vec![("HEAD", head), ("KEYS", keys), ("WARPS", warps)];
         Self { entry: "attention_wide", defines, queries, threads: 32 * warps, shared }
     }
