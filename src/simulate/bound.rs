@@ -6,7 +6,7 @@
 
 use super::gpu::Gpu;
 use super::table::{Counted, Resources};
-use crate::device::Launch;
+use crate::device::{Launch, Slot};
 use serde::Serialize;
 
 /// Warp schedulers of a multiprocessor.
@@ -51,6 +51,10 @@ pub struct Work {
     pub counted: Counted,
     /// Bytes that come from device memory: those read at least once that the second-level cache does not hold already.
     pub read: u64,
+    /// Bytes that the last block of a tile reads beyond an average block, when others have nothing left to do: the parts of its sums.
+    pub last: u64,
+    /// Half of the blocks wait for the other half, as they would in a launch of their own.
+    pub waits: bool,
 }
 
 /// What a launch waits for most.
@@ -113,8 +117,9 @@ pub fn bound(gpu: &Gpu, work: &Work) -> Bound {
         (Limit::Memory, (work.read + work.counted.stored) as f64 / gpu.memory),
     ];
     let (limit, seconds) = largest(&all);
+    let last = work.last as f64 / PORT / gpu.clock;
     Bound {
-        seconds: seconds + gpu.launch,
+        seconds: seconds + last + gpu.launch * if work.waits { 2.0 } else { 1.0 },
         limit: if gpu.launch > seconds { Limit::Launch } else { limit },
         resident,
         occupancy: (resident * work.threads.div_ceil(32)) as f64 / 64.0,
@@ -177,6 +182,8 @@ fn resident_blocks(gpu: &Gpu, work: &Work) -> u64 {
 impl Work {
     pub(super) fn new(launch: &Launch, counted: Counted, resources: Resources, read: u64) -> Self {
         let product = |of: [u32; 3]| of.iter().map(|&n| u64::from(n)).product();
+        let counts = launch.params.pointers.iter().any(|(_, slot)| matches!(slot, Slot::Counters(_)));
+        let of_parts = launch.kernel.defines.iter().any(|(name, value)| *name == "SPLIT" && value == "1");
         Self {
             blocks: product(launch.grid),
             threads: product(launch.block),
@@ -184,8 +191,17 @@ impl Work {
             shared: u64::from(launch.shared + resources.shared),
             counted,
             read,
+            last: if of_parts { (u64::from(launch.grid[2]) - 1) * tile(launch) * 4 } else { 0 },
+            waits: counts && !of_parts,
         }
     }
+}
+
+/// Sums of a block of a product.
+fn tile(launch: &Launch) -> u64 {
+    const PLAIN: u64 = 64;
+    let of = |name| launch.kernel.defines.iter().find(|(known, _)| *known == name).and_then(|(_, value)| value.parse().ok());
+    of("TILE_M").unwrap_or(PLAIN) * of("TILE_N").unwrap_or(PLAIN)
 }
 
 #[cfg(test)]
@@ -193,7 +209,7 @@ mod tests {
     use super::*;
 
     fn work(blocks: u64, threads: u64, counted: Counted) -> Work {
-        Work { blocks, threads, registers: 32, shared: 0, counted, read: counted.loaded }
+        Work { blocks, threads, registers: 32, shared: 0, counted, read: counted.loaded, last: 0, waits: false }
     }
 
     #[track_caller]
@@ -245,6 +261,14 @@ mod tests {
         near(of(32).seconds, 2e7 / 1.41e9 + 1.37e-6);
         near(of(256).seconds, 2.5e6 / 1.41e9 + 1.37e-6);
         assert_eq!((of(32).limit, of(256).limit), (Limit::Latency, Limit::Issue));
+    }
+
+    #[test]
+    fn what_comes_last_is_added() {
+        let nothing = work(1, 32, Counted::default());
+        near(bound(&Gpu::A100, &Work { waits: true, ..nothing }).seconds, 2.0 * 1.37e-6);
+        // three more parts of 128x128 f32 by 64 bytes a cycle
+        near(bound(&Gpu::A100, &Work { last: 3 << 16, ..nothing }).seconds, 3072.0 / 1.41e9 + 1.37e-6);
     }
 
     #[test]
