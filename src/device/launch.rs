@@ -194,7 +194,6 @@ pub fn kernel_type(dtype: DType) -> &'static str {
 }
 
 /// `kernel_file!("cast", [CastParams])`: the [`KernelFile`] of `kernels/cast.cu`, for a static of the operation's module.
-#[allow(unused_macros)] // until the first kernel is written
 macro_rules! kernel_file {
     ($stem:literal, [$($params:ident),* $(,)?]) => {
         $crate::device::KernelFile {
@@ -204,7 +203,6 @@ macro_rules! kernel_file {
         }
     };
 }
-#[allow(unused_imports)] // until the first kernel is written
 pub(crate) use kernel_file;
 
 #[cfg(test)]

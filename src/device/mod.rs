@@ -6,10 +6,8 @@ mod launch;
 pub(crate) mod params;
 mod target;
 
-#[allow(unused_imports)] // until the first kernel is written
 pub(crate) use launch::kernel_file;
 pub use launch::{Arch, HEADERS, KernelFile, KernelKey, Launch, Lowered, kernel_type};
-#[allow(unused_imports)] // until the first kernel is written
 pub(crate) use params::kernel_params;
 pub use params::{FieldKind, FieldValue, Params, ParamsLayout, Slot};
 pub use target::{ProductTiles, Target, Tiles};

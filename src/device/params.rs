@@ -212,7 +212,6 @@ pub enum FieldValue {
 ///
 /// makes the Rust struct (`ptr` is a [`Slot`]; u32, i32, u64 and f32 are themselves, `[ptr; 4]` and `[u32; 4]` arrays, `{OtherParams}` another
 /// one of these structs), `CastParams::LAYOUT` for the kernel file, and `.pack()`. In the kernel a `ptr` can be assigned to a pointer of any type, and is false when null.
-#[allow(unused_macros)] // until the first kernel is written
 macro_rules! kernel_params {
     ($(#[$doc:meta])* $vis:vis struct $name:ident { $($field:ident : $kind:tt),* $(,)? }) => {
         $(#[$doc])*
@@ -253,7 +252,6 @@ macro_rules! kernel_params {
     (@value u64, $value:expr) => { $crate::device::FieldValue::U64($value) };
     (@value f32, $value:expr) => { $crate::device::FieldValue::F32($value) };
 }
-#[allow(unused_imports)] // until the first kernel is written
 pub(crate) use kernel_params;
 
 #[cfg(test)]

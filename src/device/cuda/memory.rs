@@ -110,7 +110,7 @@ impl Staging {
         context.turn()?.status(|| unsafe { sys::cuMemHostAlloc(&raw mut start, 2 * HALF, 0) }).map_err(|status| {
             let what = format!(
                 "cannot have {} MiB of the machine's own memory page-locked for copies ({status}); end other programs or raise the limit",
-                2 * HALF >> 20
+                (2 * HALF) >> 20
             );
             Error::Device { device: context.name.clone(), what }
         })?;
