@@ -4,6 +4,8 @@
 
 mod common;
 
+use common::cores::on_all_cores;
+use common::table::compare_with_table;
 use common::{sampled, tools};
 use cuda_emulator::DeviceModel;
 use dreamid_engine::device::cuda::Compiler;
@@ -14,7 +16,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 #[test]
 fn counters_are_those_of_the_table_and_flaws_are_known() {
@@ -30,7 +31,8 @@ fn counters_are_those_of_the_table_and_flaws_are_known() {
         });
         found.extend(done.into_inner().unwrap());
     }
-    flaws_are_known(&compare_with_table(&found));
+    let rows: String = found.iter().map(|(key, counted)| format!("{key},{}\n", counted.row())).collect();
+    flaws_are_known(&compare_with_table("counters.csv", &Counted::header(), &rows, "UPDATE_COUNTERS"));
 }
 
 /// How far the counts of a few blocks are from those of whole grids, for every launch of the sampler's step: takes minutes. Its figures are in
@@ -84,25 +86,6 @@ fn jobs(gpu: &Gpu) -> Vec<Job> {
     jobs
 }
 
-fn compare_with_table(found: &BTreeMap<String, Counted>) -> String {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels/counters.csv");
-    let rows = found.iter().map(|(key, counted)| format!("{key},{}\n", counted.row()));
-    let text = format!("{}\n{}", Counted::header(), rows.collect::<String>());
-    if std::env::var_os("UPDATE_COUNTERS").is_some() {
-        fs::write(&path, &text).unwrap();
-    }
-    let table = fs::read_to_string(&path).unwrap();
-    let (known, new): (BTreeSet<&str>, BTreeSet<&str>) = (table.lines().collect(), text.lines().collect());
-    let changed: Vec<&&str> = new.difference(&known).chain(known.difference(&new)).collect();
-    assert!(
-        changed.is_empty(),
-        "kernels/counters.csv differs in {} rows; `UPDATE_COUNTERS=1 cargo test --test counters` writes it anew:\n{}",
-        changed.len(),
-        changed.iter().take(20).map(|row| format!("{row}\n")).collect::<String>()
-    );
-    table
-}
-
 fn flaws_are_known(counters: &str) {
     let resources = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels/resources.csv")).unwrap();
     let tables = Tables::new(counters, &resources).unwrap();
@@ -117,20 +100,6 @@ fn flaws_are_known(counters: &str) {
     }
     let found: Vec<&str> = found.iter().map(String::as_str).collect();
     assert_eq!(found, FLAWS, "in a list: {found:#?}");
-}
-
-fn on_all_cores(jobs: usize, job: impl Fn(usize) + Sync) {
-    let next = AtomicUsize::new(0);
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    std::thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(|| {
-                while let Some(i) = Some(next.fetch_add(1, Ordering::Relaxed)).filter(|&i| i < jobs) {
-                    job(i);
-                }
-            });
-        }
-    });
 }
 
 /// Kernels of at least a hundredth of a stage that waste sectors or let lanes wait in shared memory, on either device. They

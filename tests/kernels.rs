@@ -5,20 +5,23 @@
 
 mod common;
 
+use common::cores::on_all_cores;
 use common::sass::{Kind, Mix, main_loops};
+use common::table::compare_with_table;
 use common::{lowering, tools};
 use dreamid_engine::DType;
 use dreamid_engine::device::cuda::{Code, Compiler};
 use dreamid_engine::device::{Arch, KernelKey};
 use dreamid_engine::graph::lower;
 use dreamid_engine::ops::all_cases;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
+/// Writes the tables anew.
+const UPDATE: &str = "UPDATE_RESOURCES";
 const ARCHS: [u32; 6] = [80, 86, 89, 90, 100, 120];
 
 /// Kernels that are made for tensor cores, which may not spill, and the devices whose machine code is looked at. f16 differs from bf16 by the name of a type.
@@ -70,7 +73,12 @@ fn every_specialisation_compiles_within_its_resources() {
     assert!(failures.is_empty(), "{} kernels fail:\n{}", failures.len(), failures.join("\n"));
     let rows = done.into_inner().unwrap();
     let rows = rows.iter().map(|(name, r)| format!("{name},{},{},{},{}\n", r.registers, r.stack, r.spilled, r.shared));
-    compare_with_table("resources.csv", "kernel,sm,registers,stack bytes,spilled bytes,static shared bytes", rows.collect());
+    compare_with_table(
+        "resources.csv",
+        "kernel,sm,registers,stack bytes,spilled bytes,static shared bytes",
+        &rows.collect::<String>(),
+        UPDATE,
+    );
 }
 
 /// Every kernel that the full-size graphs launch, by the number of the device and its name.
@@ -115,7 +123,7 @@ fn products_run_on_tensor_cores_fed_by_wide_accesses() {
     println!("{title}\n{rows}");
     let failures = failures.into_inner().unwrap();
     assert!(failures.is_empty(), "{} kernels fail:\n{}", failures.len(), failures.join("\n"));
-    compare_with_table("main_loops.csv", &title, rows);
+    compare_with_table("main_loops.csv", &title, &rows, UPDATE);
 }
 
 fn row(number: usize, mix: &Mix) -> String {
@@ -176,20 +184,6 @@ fn assembly_is_the_same_within_a_family() {
 
 fn row_name(kernel: &str, arch: u32) -> String {
     format!("{},{arch}", kernel.replace(',', " "))
-}
-
-/// Compares with a table of `kernels`, which `UPDATE_RESOURCES` writes anew.
-fn compare_with_table(file: &str, title: &str, rows: String) {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels").join(file);
-    let text = format!("{title}\n{rows}");
-    if std::env::var_os("UPDATE_RESOURCES").is_some() {
-        fs::write(&path, &text).unwrap();
-    }
-    let table = fs::read_to_string(&path).unwrap();
-    let (known, new): (BTreeSet<&str>, BTreeSet<&str>) = (table.lines().collect(), text.lines().collect());
-    let changed: Vec<&&str> = new.difference(&known).chain(known.difference(&new)).collect();
-    let count = changed.len();
-    assert!(changed.is_empty(), "kernels/{file} differs in {count} rows (UPDATE_RESOURCES=1 writes it anew):\n{changed:#?}");
 }
 
 /// The oldest kind of device whose assembly is that of `arch`, its target's name aside: compiling takes longer than assembling.
@@ -255,20 +249,6 @@ fn parse(report: &str, entry: &str) -> Result<Resources, String> {
         spilled: number("bytes spill stores")? + number("bytes spill loads")?,
         shared: before("bytes smem").unwrap_or(0),
     })
-}
-
-fn on_all_cores(jobs: usize, job: impl Fn(usize) + Sync) {
-    let next = AtomicUsize::new(0);
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    std::thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(|| {
-                while let Some(i) = Some(next.fetch_add(1, Ordering::Relaxed)).filter(|&i| i < jobs) {
-                    job(i);
-                }
-            });
-        }
-    });
 }
 
 #[test]

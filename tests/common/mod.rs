@@ -3,6 +3,7 @@
 
 pub(crate) mod bound;
 pub(crate) mod compiled;
+pub(crate) mod cores;
 pub(crate) mod emulated;
 pub(crate) mod fill;
 pub(crate) mod host;
@@ -12,5 +13,6 @@ pub(crate) mod operations;
 pub(crate) mod sampled;
 pub(crate) mod sass;
 pub(crate) mod small;
+pub(crate) mod table;
 pub(crate) mod tools;
 pub(crate) mod training;
