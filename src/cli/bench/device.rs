@@ -1,6 +1,7 @@
 //! A CUDA device as a whole: what it is, its memory, and what a cold start costs.
 
 use super::super::DeviceArgs;
+use super::memory::mib;
 use super::peak::Peak;
 use dreamid_engine::Result;
 use dreamid_engine::device::cuda::Cuda;
@@ -45,7 +46,6 @@ impl DeviceReport {
     /// Measures what is not known. The kernels of `launches` are compiled into a folder that goes again. `opened`: how long opening took.
     pub(super) fn measure(args: &DeviceArgs, cuda: &Cuda, opened: Duration, launches: &[Launch]) -> Result<Self> {
         const UPLOAD: usize = 256 << 20;
-        let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
         let (free, total) = cuda.memory()?;
         Ok(Self {
             name: cuda.model().to_owned(),

@@ -1,4 +1,4 @@
-//! The most memory that the process has held, as Linux tells it; elsewhere unknown.
+//! Sizes of memory, and the most that the process has held, as Linux tells it; elsewhere unknown.
 
 /// Starts to count anew. Where the system does not let us, the peak stays that of the whole process.
 pub(super) fn reset_peak() {
@@ -12,4 +12,9 @@ pub(super) fn peak_mib() -> Option<f64> {
     let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"))?;
     let kib: f64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kib / 1024.0)
+}
+
+/// Bytes in MiB.
+pub(super) fn mib(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
 }

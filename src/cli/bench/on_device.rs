@@ -1,6 +1,7 @@
 //! What a CUDA device's own clock says of a stage: replays against single launches, and each operation.
 
 use super::super::format::table;
+use super::memory::mib;
 use super::peak::Peak;
 use super::stage::quantile;
 use dreamid_engine::Result;
@@ -53,7 +54,6 @@ pub(super) fn measure(exe: &mut Executable, cuda: &Cuda, peak: &Peak, runs: usiz
     (0..runs).try_for_each(|_| exe.run())?;
     let kernels = kernels(exe, peak, runs);
     exe.profile(false);
-    let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
     let weights: usize = exe.graph().params().map(|(_, value)| exe.graph().ty(value).bytes()).sum();
     Ok(OnDevice {
         replay_ms,

@@ -124,7 +124,7 @@ impl Seen {
             share_of_bandwidth: f64::NAN,
             load_ms: millis(self.load),
             first_run_ms: millis(self.first),
-            arena_mib: self.arena as f64 / f64::from(1 << 20),
+            arena_mib: memory::mib(self.arena as u64),
             peak_rss_mib: memory::peak_mib(),
             on_device: self.on_device,
         }
