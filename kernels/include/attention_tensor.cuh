@@ -6,6 +6,9 @@ enum { WARPS = 4, THREADS = 32 * WARPS, QUERIES = WARPS * 16 * PIECES, HOLD_Q = 
 typedef Tile<QUERIES, HEAD> TileQ;
 typedef Tile<KEYS, HEAD> TileK;
 enum { STAGE_BYTES = 2 * int(TileK::BYTES) };
+/// For the launch bounds: as many blocks as shared memory of sm_80 holds. Left to itself, ptxas holds them to 128 registers on sm_120
+/// and spills two.
+enum { RESIDENT = PIECES == 1 && HEAD <= 64 ? 3 : 0 };
 
 /// What one warp knows of its queries.
 struct WarpState {
@@ -47,23 +50,31 @@ __forceinline__ void score(Scores &s, const WarpState &w, u32 tile_q, u32 tile_k
     }
 }
 
-/// Scores to 2^(score - top); what was summed before is brought to the new top.
-__forceinline__ void soften(Scores &s, WarpState &w, const AttentionParams &p, u32 first_query, u32 first_key, bool masked) {
+/// Scores of keys that their query does not see become -inf.
+__forceinline__ void hide(Scores &s, const AttentionParams &p, u32 first_query, u32 first_key) {
     const u32 lane = threadIdx.x % 32;
 #pragma unroll
     for (int i = 0; i < PIECES; i++)
 #pragma unroll
+        for (int n = 0; n < KEYS / 8; n++)
+#pragma unroll
+            for (int e = 0; e < 4; e++) {
+                u32 query = first_query + 16 * i + 8 * (e / 2) + lane / 4, key = first_key + 8 * n + lane % 4 * 2 + e % 2;
+                if (!sees(p, query, key)) s[i][n][e] = -__uint_as_float(0x7f800000u);
+            }
+}
+
+/// Scores to 2^(score - top); what was summed before is brought to the new top.
+__forceinline__ void soften(Scores &s, WarpState &w, const AttentionParams &p) {
+#pragma unroll
+    for (int i = 0; i < PIECES; i++)
+#pragma unroll
         for (int half = 0; half < 2; half++) {
-            u32 query = first_query + 16 * i + 8 * half + lane / 4;
-            float top = -__uint_as_float(0x7f800000u);
+            float top = s[i][0][2 * half];
 #pragma unroll
             for (int n = 0; n < KEYS / 8; n++)
 #pragma unroll
-                for (int e = 0; e < 2; e++) {
-                    float &x = s[i][n][2 * half + e];
-                    if (masked && !sees(p, query, first_key + 8 * n + lane % 4 * 2 + e)) x = -__uint_as_float(0x7f800000u);
-                    top = fmaxf(top, x);
-                }
+                for (int e = 0; e < 2; e++) top = fmaxf(top, s[i][n][2 * half + e]);
             RowState &row = w.rows[i][half];
             float factor = row.raise(quad_max(top) * p.scale);
 #pragma unroll
@@ -128,7 +139,7 @@ __forceinline__ void finish(const WarpState &w, const AttentionParams &p, u8 *ti
     store_rows<TileQ, ALIGNED>(outputs_of(p), first_query + warp_row(), tile_q, warp_row(), 16 * PIECES, lane, 32);
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS) attention_tensor(const __grid_constant__ AttentionParams p) {
+extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) attention_tensor(const __grid_constant__ AttentionParams p) {
     extern __shared__ __align__(128) u8 shared[];
     const u32 first_query = blockIdx.x * QUERIES, end = keys_before(p, first_query + QUERIES);
     const HeadRows<const T> q = queries_of(p), k = keys_of(p), v = values_of(p);
@@ -158,8 +169,8 @@ extern "C" __global__ void __launch_bounds__(THREADS) attention_tensor(const __g
         Scores s = {};
         score(s, w, tiles, tile_k);
         // only tiles at an edge have scores that must not count
-        bool masked = first_key + KEYS > (CAUSAL ? min(p.keys, first_query + warp_row() + 1) : p.keys);
-        soften(s, w, p, first_query + warp_row(), first_key, masked);
+        if (first_key + KEYS > (CAUSAL ? min(p.keys, first_query + warp_row() + 1) : p.keys)) hide(s, p, first_query + warp_row(), first_key);
+        soften(s, w, p);
         weigh(w, s, tile_k + TileK::BYTES);
         if (STAGES == 1) {
             __syncthreads();

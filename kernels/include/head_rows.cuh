@@ -17,16 +17,21 @@ template <typename V> __forceinline__ HeadRows<V> head_rows(V *base, u32 pitch, 
 
 /// Starts filling a tile with the rows from `first`; rows beyond the end and columns beyond the width are zero.
 /// Aligned: base, pitch and width are multiples of 8 values. Ends no group of copies.
+/// Rows of one image are fewer than 2^32 values: the offset within them is one number, and no address is computed twice.
 template <class TILE, int Threads, bool Aligned, typename V> __forceinline__ void fill_rows(u8 *shared, u32 offset, const HeadRows<const V> &rows, u32 first) {
-    enum { CHUNKS = int(TILE::ROWS) * int(TILE::CHUNKS) };
+    enum { CHUNKS = int(TILE::ROWS) * int(TILE::CHUNKS), STEP = Threads / TILE::CHUNKS };
+    // where a thread has the same chunk of rows that lie whole permutations apart, only the row moves on
+    enum { SAME = Threads % TILE::CHUNKS == 0 && (!TILE::PERMUTED || STEP % 8 == 0) };
 #pragma unroll
     for (int i = 0; i < (CHUNKS + Threads - 1) / Threads; i++) {
-        u32 item = threadIdx.x + i * Threads, row = item / TILE::CHUNKS, column = item % TILE::CHUNKS * 8;
-        if (CHUNKS % Threads != 0 && item >= CHUNKS) break;
-        u32 to = offset + TILE::at(row, column / 8);
-        bool valid = first + row < rows.count && column < rows.width;
-        const V *at = valid ? rows.row(first + row) + column : rows.base;
+        u32 item = threadIdx.x + (SAME ? 0 : i * Threads), row = item / TILE::CHUNKS, column = item % TILE::CHUNKS * 8;
+        if (CHUNKS % Threads != 0 && threadIdx.x + i * Threads >= CHUNKS) break;
+        const u32 down = SAME ? i * STEP : 0;
+        u32 to = offset + TILE::at(row, column / 8) + down * TILE::ROW_BYTES;
+        bool valid = first + row + down < (column < rows.width ? rows.count : 0);
+        const V *at = rows.base + ((first + row) * rows.pitch + column + down * rows.pitch);
         if constexpr (Aligned) {
+            // what is not valid is not read
             ptx::cp_async_16(ptx::shared_address(shared) + to, at, valid ? 16 : 0);
         } else {
             u32 words[4] = {};
