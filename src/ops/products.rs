@@ -30,7 +30,7 @@ const TILES: [Tile; 8] = [
     tile(128, 64, [2, 1], 3),
     tile(192, 64, [2, 2], 3),
     tile(128, 128, [2, 2], 4),
-    tile(64, 160, [1, 2], 4),
+    tile(64, 160, [2, 2], 4),
     tile(128, 160, [2, 2], 4),
 ];
 
@@ -318,7 +318,11 @@ impl Chip {
     fn step_alone(&self, tile: Tile) -> usize {
         const WAITS: usize = 82;
         const MEMORY: usize = 650;
-        self.step(tile).max(MEMORY / (tile.stages - 1)) + WAITS
+        /// Each quarter of a multiprocessor has warps and tensor cores of its own.
+        const QUARTERS: usize = 4;
+        let [m, n] = tile.warp();
+        let alone = (m * n * DEPTH * tile.threads().div_ceil(32 * QUARTERS)) / (self.rate / QUARTERS);
+        self.step(tile).max(alone).max(MEMORY / (tile.stages - 1)) + WAITS
     }
 }
 

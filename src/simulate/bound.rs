@@ -157,7 +157,9 @@ fn alone(gpu: &Gpu, work: &Work, units: &[(Limit, f64)], after_each_other: u64) 
     let schedulers = SCHEDULERS.min(warps as f64);
     let warps_each = warps as f64 / schedulers;
     let issue = each_warp(c.issued) * warps_each / (ALONE * warps_each).min(1.0);
-    let busiest = largest(units).1.max(issue);
+    // each scheduler has tensor cores of its own
+    let tensor = each_warp(c.mma) * warps_each / (gpu.tensor / SCHEDULERS);
+    let busiest = largest(units).1.max(issue).max(tensor);
     let (steps, shuffles) = (each_warp(c.barriers), each_warp(c.warp_wide) * SHUFFLE_LATENCY);
     let block = if c.mma > 0 {
         // operands come from shared memory at the start of each step; they were asked for some steps before
@@ -268,6 +270,17 @@ mod tests {
         near(of(32).seconds, 2e7 / 1.41e9 + 1.37e-6);
         near(of(256).seconds, 2.5e6 / 1.41e9 + 1.37e-6);
         assert_eq!((of(32).limit, of(256).limit), (Limit::Latency, Limit::Issue));
+    }
+
+    #[test]
+    fn two_warps_alone_have_half_of_the_tensor_cores() {
+        let of = |threads| {
+            let c = Counted { mma: 108 * 1024 * 1_000_000, ..Counted::default() };
+            bound(&Gpu::A100, &work(108, threads, c))
+        };
+        near(of(64).seconds, 2e6 / 1.41e9 + 1.37e-6);
+        near(of(128).seconds, 1e6 / 1.41e9 + 1.37e-6);
+        assert_eq!((of(64).limit, of(128).limit), (Limit::Latency, Limit::Tensor));
     }
 
     #[test]
