@@ -5,8 +5,8 @@
 //                   attention_plain: each warp has 4 queries.
 // Shared memory:    q; STAGES stages of k and v (attention_wide, attention_plain: one buffer for both by turns); afterwards y on its
 //                   way to 16-byte stores. attention_wide: scores as f32 and as T.
-// Numerics:         scores, softmax and sums in f32, the running maximum in units of log 2 (ex2.approx, 2^-22); probabilities are
-//                   rounded to T for the second product; one rounding at the store.
+// Numerics:         scores, softmax and sums in f32, the running maximum in units of log 2 (ex2.approx, 2^-22), up to 8 behind in
+//                   attention_tensor; probabilities are rounded to T for the second product; one rounding at the store.
 // Specialised by:   T, HEAD (head_dim rounded up to 16; attention_plain: to 4), KEYS per step, PIECES or WARPS, STAGES, CAUSAL,
 //                   ALIGNED (head_dim and every pitch and first column are multiples of 8).
 // Entries:          attention_tensor (head_dim up to 256), attention_wide (up to 512), attention_plain (f32).

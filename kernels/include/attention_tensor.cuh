@@ -64,8 +64,24 @@ __forceinline__ void hide(Scores &s, const AttentionParams &p, u32 first_query, 
             }
 }
 
-/// Scores to 2^(score - top); what was summed before is brought to the new top.
+/// Brings each row to its largest score so far, and what was summed before with it.
+__forceinline__ void raise(WarpState &w, const float (&tops)[PIECES][2]) {
+#pragma unroll
+    for (int i = 0; i < PIECES; i++)
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            float factor = w.rows[i][half].raise(quad_max(tops[i][half]));
+#pragma unroll
+            for (int n = 0; n < HEAD / 8; n++) w.y[i][n][2 * half] *= factor, w.y[i][n][2 * half + 1] *= factor;
+        }
+}
+
+/// Scores to 2^(score - top). The tops of a warp rise together, and only once a score is 2^HEADROOM times what its row was raised for: later
+/// steps seldom bring one, and until then no lane asks another for its scores.
 __forceinline__ void soften(Scores &s, WarpState &w, const AttentionParams &p) {
+    const float HEADROOM = 8.0f;
+    float tops[PIECES][2];
+    bool above = false;
 #pragma unroll
     for (int i = 0; i < PIECES; i++)
 #pragma unroll
@@ -75,8 +91,15 @@ __forceinline__ void soften(Scores &s, WarpState &w, const AttentionParams &p) {
             for (int n = 0; n < KEYS / 8; n++)
 #pragma unroll
                 for (int e = 0; e < 2; e++) top = fmaxf(top, s[i][n][2 * half + e]);
+            tops[i][half] = top * p.scale;
+            above |= tops[i][half] > w.rows[i][half].top + HEADROOM;
+        }
+    if (__any_sync(0xffffffffu, above)) raise(w, tops);
+#pragma unroll
+    for (int i = 0; i < PIECES; i++)
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
             RowState &row = w.rows[i][half];
-            float factor = row.raise(quad_max(top) * p.scale);
 #pragma unroll
             for (int n = 0; n < KEYS / 8; n++)
 #pragma unroll
@@ -85,8 +108,6 @@ __forceinline__ void soften(Scores &s, WarpState &w, const AttentionParams &p) {
                     x = ptx::ex2(fmaf(x, p.scale, -row.top));
                     row.total += x;
                 }
-#pragma unroll
-            for (int n = 0; n < HEAD / 8; n++) w.y[i][n][2 * half] *= factor, w.y[i][n][2 * half + 1] *= factor;
         }
 }
 

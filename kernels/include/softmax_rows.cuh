@@ -13,7 +13,7 @@ __forceinline__ float quad_sum(float x) {
     return x + __shfl_xor_sync(0xffffffffu, x, 2);
 }
 
-/// Of one row: the largest score so far, in units of log 2, and the sum of 2^(score - top) over this lane's scores.
+/// Of one row: the largest score that it was raised for, in units of log 2, and the sum of 2^(score - top) over this lane's scores.
 struct RowState {
     float top = -__uint_as_float(0x7f800000u), total = 0.0f;
 

@@ -7,10 +7,10 @@
 /// of one pixel whatever the stride.
 enum Resize { RESIZE_NONE, RESIZE_DOUBLE, RESIZE_ANY, RESIZE_BACK };
 
-/// The pixel of memory under a tap of the window of output pixel `row`; false where that is padding.
+/// The pixel of memory under a tap of the window of output pixel `row`, whose steps are as far down as across; false where that is padding.
 template <int Mode> __forceinline__ bool window_pixel(const Geometry &g, u32 row, u32 ky, u32 kx, u32 &pixel) {
     u32 pixels = g.out_height * g.out_width, b = row / pixels, within = row % pixels;
-    u32 y = within / g.out_width * g.stride + ky - g.top, x = within % g.out_width * g.stride + kx - g.left;
+    u32 y = within / g.out_width * g.stride_y + ky - g.top, x = within % g.out_width * g.stride_y + kx - g.left;
     bool valid = y < g.resized_height && x < g.resized_width;
     if constexpr (Mode == RESIZE_DOUBLE) y /= 2, x /= 2;
     if constexpr (Mode == RESIZE_ANY) y = y * g.height / g.resized_height, x = x * g.width / g.resized_width;
@@ -36,8 +36,8 @@ template <typename V, int COUNT, int Mode> struct WindowSource {
             u32 row = row_of(i), pixels = g.out_height * g.out_width;
             u32 b = row / pixels, pixel = row % pixels, oy = pixel / g.out_width, ox = pixel % g.out_width;
             image[i] = b * g.height * g.width;
-            i32 y = Mode == RESIZE_BACK ? i32(oy) + g.top : i32(oy * g.stride) - g.top;
-            i32 x = Mode == RESIZE_BACK ? i32(ox) + g.left : i32(ox * g.stride) - g.left;
+            i32 y = Mode == RESIZE_BACK ? i32(oy) + g.top : i32(oy * g.stride_y) - g.top;
+            i32 x = Mode == RESIZE_BACK ? i32(ox) + g.left : i32(ox * g.stride_x) - g.left;
             corner[i] = u32(y) << 16 | (u32(x) & 0xffff);
         }
         seek();

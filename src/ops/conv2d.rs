@@ -48,6 +48,20 @@ impl Conv2d {
         kernel == [1, 1] && self.stride == 1 && self.padding == [0; 4] && self.groups == 1
     }
 
+    /// Image and weight of patches side by side that have few channels, as those of a kernel one pixel wide: a row of a patch is contiguous
+    /// in both, and counts as one pixel. None where windows lie otherwise or a row is no multiple of 16 bytes either.
+    fn patches(&self, x: &Ty, w: &Ty) -> Option<(Ty, Ty)> {
+        let &[images, height, width, channels] = &*x.shape else { return None };
+        let &[outputs, kernel_height, kernel_width, of_weight] = &*w.shape else { return None };
+        let beside_each_other = self.padding == [0; 4] && self.stride == kernel_width && width % kernel_width == 0;
+        let plain = self.groups == 1 && self.resize.is_none() && of_weight == channels && !channels.is_multiple_of(8);
+        let row = kernel_width * channels;
+        (beside_each_other && plain && row.is_multiple_of(8)).then(|| {
+            let image = Ty::new(x.dtype, [images, height, width / kernel_width, row]);
+            (image, Ty::new(w.dtype, [outputs, kernel_height, 1, row]))
+        })
+    }
+
     fn output_size(&self, x: &Ty, w: &Ty) -> Option<[usize; 2]> {
         let [h, width] = self.input_size(x);
         let [top, left, bottom, right] = self.padding;
@@ -131,7 +145,10 @@ impl Op for Conv2d {
         let &[_, out_height, out_width, columns] = &*outs[0].shape else { return Err(super::op_error::<Self>("output is not [B,h,w,O]")) };
         let (rows, channels) = (outs[0].shape.rows(), w.shape[3]);
         let (rows_per_image, depth) = (out_height * out_width, w.shape.elements() / columns);
-        let aligned = channels.is_multiple_of(8) && x.shape[3].is_multiple_of(8);
+        // the same values in the same order, read a row of a patch at a time
+        let patches = self.patches(x, w);
+        let (seen, taps, step) = patches.as_ref().map_or((x, w, [self.stride; 2]), |(x, w)| (x, w, [self.stride, 1]));
+        let aligned = taps.shape[3].is_multiple_of(8) && seen.shape[3].is_multiple_of(8);
         let (classes, types) = (Classes::ONE, [x.dtype, w.dtype]);
         let product = Product { rows, rows_per_image, classes, columns, depth, gated: false, aligned, across: [false; 2], types };
         let cut = product.cut(target, &ENTRIES)?;
@@ -146,7 +163,7 @@ impl Op for Conv2d {
             y: Slot::Out(0),
             beside: Slot::optional(ins, BESIDE),
             product: cut.params()?,
-            geometry: Geometry::of(self, x, self.input_size(x), w, &outs[0])?,
+            geometry: Geometry::of(self, step, seen, self.input_size(seen), taps, &outs[0])?,
             negative,
         };
         let (of_parts, resize) = (channels > x.shape[3], resize_mode(self, x));
@@ -195,8 +212,8 @@ impl Conv2d {
 kernel_params! {
     /// What the windows of a convolution read, and for which outputs (`kernels/include/windows.cuh`).
     pub(super) struct Geometry {
-        height: u32, width: u32, channels: u32, resized_height: u32, resized_width: u32, kernel_width: u32, stride: u32,
-        top: i32, left: i32, out_height: u32, out_width: u32,
+        height: u32, width: u32, channels: u32, resized_height: u32, resized_width: u32, kernel_width: u32, stride_y: u32,
+        stride_x: u32, top: i32, left: i32, out_height: u32, out_width: u32,
     }
 }
 kernel_params! {
@@ -209,8 +226,9 @@ kernel_params! {
 static FILE: KernelFile = kernel_file!("conv2d", [ProductParams, Geometry, Conv2dParams]);
 
 impl Geometry {
-    /// Windows of `conv` with a weight `w` over an image `from`, seen at the size `resized`, for the pixels of `over`.
-    pub(super) fn of(conv: &Conv2d, from: &Ty, resized: [usize; 2], w: &Ty, over: &Ty) -> Result<Self> {
+    /// Windows of `conv` with a weight `w`, steps down and across as given, over an image `from`, seen at the size `resized`, for the
+    /// pixels of `over`.
+    pub(super) fn of(conv: &Conv2d, step: [usize; 2], from: &Ty, resized: [usize; 2], w: &Ty, over: &Ty) -> Result<Self> {
         let side = |n: usize| extent::<Conv2d>(n);
         Ok(Self {
             height: side(from.shape[1])?,
@@ -219,7 +237,8 @@ impl Geometry {
             resized_height: side(resized[0])?,
             resized_width: side(resized[1])?,
             kernel_width: count(w.shape[2])?,
-            stride: side(conv.stride)?,
+            stride_y: side(step[0])?,
+            stride_x: side(step[1])?,
             top: side(conv.padding[0])? as i32,
             left: side(conv.padding[1])? as i32,
             out_height: side(over.shape[1])?,
@@ -323,7 +342,9 @@ fn windows(t: DType) -> Vec<Case> {
         strided(2, [0; 4]).case("1x1 stride 2", t, [1, 7, 6, 9], [5, 1, 1, 9]),
         strided(2, [0, 0, 1, 1]).case("downsampling, padded below and right", t, [1, 8, 6, 12], [12, 3, 3, 12]),
         strided(2, [1; 4]).case("downsampling, padded all around", t, [2, 7, 8, 12], [12, 3, 3, 12]),
-        strided(8, [0; 4]).case("patches", t, [1, 24, 16, 3], [20, 8, 8, 3]),
+        strided(8, [0; 4]).case("patches", t, [2, 26, 16, 3], [20, 8, 8, 3]),
+        strided(8, [0; 4]).case("patches that leave a margin", t, [1, 24, 18, 3], [20, 8, 8, 3]),
+        strided(6, [0; 4]).case("patches whose rows are not aligned", t, [1, 12, 18, 3], [20, 6, 6, 3]),
         strided(3, [3, 1, 0, 2]).case("uneven", t, [1, 9, 11, 6], [7, 4, 3, 6]),
         Conv2d::same(0).case("1x3", t, [1, 4, 9, 10], [6, 1, 3, 10]),
         Conv2d::same(0).case("whole image", t, [2, 5, 5, 16], [9, 5, 5, 16]),

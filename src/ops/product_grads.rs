@@ -97,7 +97,7 @@ pub(super) fn conv2d(op: &Conv2dGrad, ins: &[Option<Ty>], outs: &[Ty], target: &
         other: Slot::In(1),
         out: Slot::Out(0),
         product: cut.params()?,
-        geometry: Geometry::of(conv, from, resized, &w, over)?,
+        geometry: Geometry::of(conv, [conv.stride; 2], from, resized, &w, over)?,
         kernel_height: count(w.shape[1])?,
         class_tiles: cut.class_tiles()?,
     };
