@@ -23,6 +23,8 @@ pub(super) struct Config {
     pub(super) plans: Vec<Plan>,
     /// `CUEMU_COUNTERS`: the file for counters; `%p` in it stands for the process.
     pub(super) counters: Option<String>,
+    /// `CUEMU_CALLS`: the file for calls that wait and calls on graphs; `%p` in it stands for the process.
+    pub(super) calls: Option<String>,
     /// `CUEMU_THREADS`: threads that run a kernel; all of the machine by default.
     pub(super) threads: usize,
     /// `CUEMU_SCHEDULE`: `late` (default) or `early`; `CUDA_LAUNCH_BLOCKING=1` means `early` as well.
@@ -39,6 +41,7 @@ impl Config {
             driver_version: 0,
             plans: Vec::new(),
             counters: None,
+            calls: None,
             threads: 1,
             schedule: Schedule::Late,
             memory_pools: false,
@@ -54,6 +57,7 @@ impl Config {
             None | Some("late") => Schedule::Late,
             Some(other) => return Err(format!("CUEMU_SCHEDULE is `{other}`, not `late` or `early`")),
         };
+        let file = |variable| get(variable).map(|file| file.replace("%p", &std::process::id().to_string()));
         let memory = get("CUEMU_MEMORY").map(|v| number("CUEMU_MEMORY", &v)).transpose()?;
         let fail = get("CUEMU_FAIL").unwrap_or_default();
         let machine = std::thread::available_parallelism().map_or(1, |n| n.get() as u64);
@@ -63,7 +67,8 @@ impl Config {
             devices: devices(get("CUEMU_DEVICE").as_deref().unwrap_or("a100"), memory)?,
             driver_version: version as i32,
             plans: fail.split(',').filter(|p| !p.trim().is_empty()).map(Plan::parse).collect::<Result<_, _>>()?,
-            counters: get("CUEMU_COUNTERS").map(|file| file.replace("%p", &std::process::id().to_string())),
+            counters: file("CUEMU_COUNTERS"),
+            calls: file("CUEMU_CALLS"),
             threads: threads.max(1) as usize,
             schedule,
             memory_pools: get("CUEMU_MEMORY_POOLS").is_none_or(|v| v != "0"),

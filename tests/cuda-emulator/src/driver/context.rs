@@ -1,5 +1,6 @@
 //! Contexts: primary ones, counted by their users, and those that a program makes for itself.
 
+use super::calls::Wait;
 use super::state::{Driver, with_stack};
 use super::status::{Answer, Status};
 use super::stream::Stream;
@@ -40,6 +41,7 @@ impl Driver {
 
     /// Ends a context: its pending work runs, then all that it owns goes.
     fn end_context(&mut self, handle: Handle) -> Answer {
+        self.calls.wait("cuCtxDestroy", Wait::Always);
         let ran = self.synchronise(handle);
         self.tally.write();
         let ordinal = self.contexts.remove(handle)?.device;
@@ -201,6 +203,7 @@ exports! {
     }
     fn cuCtxSynchronize() |d| {
         let context = d.context()?;
+        d.calls.wait("cuCtxSynchronize", Wait::Always);
         d.forbid_while_capturing(context, "cuCtxSynchronize")?;
         let done = d.synchronise(context);
         d.tally.write();

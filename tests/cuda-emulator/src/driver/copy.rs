@@ -1,8 +1,10 @@
 //! Copies and fills.
 //!
 //! Pageable host memory is read before an upload returns and written before a download returns, as the API says; pinned memory is touched when
-//! the work runs.
+//! the work runs. For an upload from pageable memory a driver may make the host wait until its staging buffers have room: here it never does,
+//! but the call is noted as one that may.
 
+use super::calls::Wait;
 use super::exports;
 use super::state::Driver;
 use super::status::{Answer, Status};
@@ -12,7 +14,8 @@ use std::ffi::{c_uchar, c_uint, c_ushort, c_void};
 
 impl Driver {
     /// Work that must be done before the call returns: refused during captures, run at once.
-    fn now(&mut self, name: &str, stream: Handle, work: Work) -> Answer {
+    fn now(&mut self, name: &str, stream: Handle, work: Work, bytes: usize) -> Answer {
+        self.calls.copy(name, Wait::Always, bytes);
         self.forbid_unsafe_call(name)?;
         let ticket = self.enqueue(stream, work)?;
         self.run_until(stream, ticket)
@@ -35,9 +38,10 @@ impl Driver {
         // SAFETY: the caller gives `bytes` readable bytes, by the contract of the C API.
         let work = Work::UploadStaged { from: unsafe { std::slice::from_raw_parts(from.cast::<u8>(), bytes) }.into(), to };
         if stream.is_none() {
-            return self.now("cuMemcpyHtoD", on, work);
+            return self.now("cuMemcpyHtoD", on, work, bytes);
         }
         self.forbid_pageable(on)?;
+        self.calls.copy("cuMemcpyHtoDAsync", Wait::May, bytes);
         self.enqueue(on, work).map(|_| ())
     }
 
@@ -54,10 +58,11 @@ impl Driver {
         let pinned = stream.is_some() && self.is_pinned(to as usize, bytes);
         let work = Work::Download { from, to: to as usize, bytes };
         if stream.is_none() {
-            return self.now("cuMemcpyDtoH", on, work);
+            return self.now("cuMemcpyDtoH", on, work, bytes);
         }
         if !pinned {
             self.forbid_pageable(on)?;
+            self.calls.copy("cuMemcpyDtoHAsync", Wait::Always, bytes);
             let ticket = self.enqueue(on, work)?;
             return self.run_until(on, ticket);
         }
@@ -75,7 +80,7 @@ impl Driver {
             _ if bytes == 0 => Ok(()),
             Some(_) => self.submit(on, work),
             None => {
-                self.forbid_unsafe_call("cuMemcpyDtoD")?;
+                self.may_wait("cuMemcpyDtoD")?;
                 self.enqueue(on, work).map(|_| ())
             }
         }
@@ -117,7 +122,7 @@ impl Driver {
             _ if count == 0 => Ok(()),
             Some(_) => self.submit(on, work),
             None => {
-                self.forbid_unsafe_call("cuMemset")?;
+                self.may_wait("cuMemset")?;
                 self.enqueue(on, work).map(|_| ())
             }
         }
@@ -134,7 +139,7 @@ exports! {
     fn cuMemcpy(to: u64, from: u64, bytes: usize) |d| { d.copy_anything(to, from, bytes, None) }
     fn cuMemcpyAsync(to: u64, from: u64, bytes: usize, stream: Handle) |d| { d.copy_anything(to, from, bytes, Some(stream)) }
     fn cuMemcpyPeer(to: u64, to_context: Handle, from: u64, from_context: Handle, bytes: usize) |d| {
-        d.forbid_unsafe_call("cuMemcpyPeer")?;
+        d.may_wait("cuMemcpyPeer")?;
         d.peer((to, to_context), (from, from_context), bytes, 0)
     }
     fn cuMemcpyPeerAsync(to: u64, to_context: Handle, from: u64, from_context: Handle, bytes: usize, stream: Handle) |d| {

@@ -1,5 +1,6 @@
 //! Events. Their times are those of the host's clock when the emulator came to them: they measure the emulator, not a device.
 
+use super::calls::Wait;
 use super::state::Driver;
 use super::status::{Answer, Status};
 use super::table::Handle;
@@ -142,11 +143,13 @@ exports! {
     fn cuEventRecord(event: Handle, stream: Handle) |d| { d.record(event, stream) }
     fn cuEventRecordWithFlags(event: Handle, stream: Handle, _flags: c_uint) |d| { d.record(event, stream) }
     fn cuEventQuery(event: Handle) |d| {
+        d.calls.wait("cuEventQuery", Wait::Asks);
         let Some((stream, _)) = d.uncaptured(event)? else { return Ok(()) };
         d.nudge(stream)?;
         d.unfinished(event)?.map_or(Ok(()), |_| Err(Status::NOT_READY))
     }
     fn cuEventSynchronize(event: Handle) |d| {
+        d.calls.wait("cuEventSynchronize", Wait::Always);
         match d.uncaptured(event)? {
             Some((stream, ticket)) => d.run_until(stream, ticket),
             None => Ok(()),

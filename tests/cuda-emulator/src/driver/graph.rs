@@ -103,13 +103,15 @@ impl Driver {
             return Err(Status::ILLEGAL_STATE);
         }
         let nodes = self.graphs.get(graph)?.nodes.clone();
-        Ok(self.execs.insert(Exec { context, graph, nodes }))
+        let exec = self.execs.insert(Exec { context, graph, nodes });
+        self.calls.graph("cuGraphInstantiate", exec);
+        Ok(exec)
     }
 
-    fn launch_graph(&mut self, exec: Handle, stream: Handle) -> Answer {
+    fn launch_graph(&mut self, handle: Handle, stream: Handle) -> Answer {
         let stream = self.stream(stream)?;
         self.forbid_in_capture(stream, "launch of a graph (child graphs are not emulated)")?;
-        let exec = self.execs.get(exec)?;
+        let exec = self.execs.get(handle)?;
         if exec.context != self.streams.get(stream)?.context {
             return Err(Status::INVALID_HANDLE);
         }
@@ -119,6 +121,7 @@ impl Driver {
             self.still_pinned(step)?;
         }
         self.watch(&mut steps);
+        self.calls.graph("cuGraphLaunch", handle);
         self.enqueue(stream, Work::Graph(steps.into())).map(|_| ())
     }
 
@@ -151,6 +154,7 @@ impl Driver {
             return Ok(Err(NODE_TYPE));
         }
         *old = nodes;
+        self.calls.graph("cuGraphExecUpdate", exec);
         Ok(Ok(()))
     }
 }

@@ -1,5 +1,6 @@
 //! Device memory: allocation, release, what is free and who owns an address.
 
+use super::calls::Wait;
 use super::state::{Driver, Owned};
 use super::status::{Answer, Status};
 use super::table::Handle;
@@ -58,6 +59,7 @@ impl Driver {
         }
         let home = self.home(address).ok_or(Status::INVALID_VALUE)?;
         if self.devices[home].owned.get(&address).is_some_and(|owned| owned.pool.is_none()) {
+            self.calls.wait("cuMemFree", Wait::Always);
             self.drain_device(home)?;
         }
         self.perform(context, &Work::Free { address })
@@ -71,7 +73,7 @@ fn beyond(end: Option<u64>, address: u64) -> String {
 exports! {
     fn cuMemAlloc_v2(out: *mut u64, bytes: usize) |d| {
         let context = d.context()?;
-        d.forbid_unsafe_call("cuMemAlloc")?;
+        d.may_wait("cuMemAlloc")?;
         if bytes == 0 {
             return Err(Status::INVALID_VALUE);
         }

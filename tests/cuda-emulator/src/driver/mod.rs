@@ -5,6 +5,7 @@
 //! as little of it as a synchronisation demands, as late as it may. So a program that forgets to wait finds its data not there.
 
 mod attributes;
+mod calls;
 mod capture;
 mod config;
 mod context;

@@ -56,7 +56,7 @@ impl Driver {
     /// `image` is null, machine code, or a C string.
     unsafe fn load_image(&mut self, image: *const c_void) -> Result<Handle, (Status, String)> {
         let context = self.context().map_err(|status| (status, String::new()))?;
-        self.forbid_unsafe_call("loading a module").map_err(|status| (status, String::new()))?;
+        self.may_wait("cuModuleLoadData").map_err(|status| (status, String::new()))?;
         if image.is_null() {
             return Err((Status::INVALID_VALUE, "no image".to_owned()));
         }
@@ -83,7 +83,7 @@ impl Driver {
     }
 
     fn unload_current(&mut self, module: Handle) -> Answer {
-        self.forbid_unsafe_call("unloading a module")?;
+        self.may_wait("cuModuleUnload")?;
         let context = self.modules.get(module)?.context;
         let device = self.contexts.get(context)?.device;
         self.unload(module, device)?;
@@ -146,7 +146,7 @@ exports! {
     }
     fn cuModuleLoad(out: *mut Handle, file: *const c_char) |d| {
         let context = d.context()?;
-        d.forbid_unsafe_call("loading a module")?;
+        d.may_wait("cuModuleLoad")?;
         let file = unsafe { string(file) }?;
         let ptx = std::fs::read(&file).map_err(|_| Status::FILE_NOT_FOUND)?;
         let ptx = String::from_utf8(ptx).map_err(|_| told((Status::NO_BINARY_FOR_GPU, format!("{file} is not PTX text"))))?;

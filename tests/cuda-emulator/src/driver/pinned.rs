@@ -87,7 +87,7 @@ impl Driver {
 
     fn host_alloc(&mut self, bytes: usize, flags: c_uint) -> Answer<usize> {
         let context = self.context()?;
-        self.forbid_unsafe_call("cuMemHostAlloc")?;
+        self.may_wait("cuMemHostAlloc")?;
         let layout = Layout::from_size_align(bytes, PAGE).map_err(|_| Status::INVALID_VALUE)?;
         if bytes == 0 {
             return Err(Status::INVALID_VALUE);
@@ -137,7 +137,7 @@ exports! {
         unsafe { put(out, address) }
     }
     fn cuMemFreeHost(address: *mut c_void) |d| {
-        d.forbid_unsafe_call("cuMemFreeHost")?;
+        d.may_wait("cuMemFreeHost")?;
         d.unpin(address as usize, true)
     }
     fn cuMemHostRegister_v2(address: *mut c_void, bytes: usize, flags: c_uint) |d| {

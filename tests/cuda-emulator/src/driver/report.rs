@@ -23,14 +23,22 @@ pub(super) fn fault(text: &str) {
 #[unsafe(no_mangle)]
 #[allow(non_snake_case)]
 unsafe extern "C" fn cuemuLastFault(out: *mut c_char, size: usize) -> usize {
-    let last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
+    // SAFETY: the caller gives `size` writable bytes.
+    unsafe { hand_out(&LAST.lock().unwrap_or_else(PoisonError::into_inner), out, size) }
+}
+
+/// Copies as much of `text` as `size` bytes hold with the closing zero, and returns the bytes that all of it needs.
+///
+/// # Safety
+/// `out` is null or has `size` writable bytes.
+pub(super) unsafe fn hand_out(text: &str, out: *mut c_char, size: usize) -> usize {
     if !out.is_null() && size > 0 {
-        let kept = last.len().min(size - 1);
-        // SAFETY: the caller gives `size` writable bytes, and `kept + 1` is not more.
+        let kept = text.len().min(size - 1);
+        // SAFETY: `kept + 1` bytes are not more than `size`.
         unsafe {
-            std::ptr::copy_nonoverlapping(last.as_ptr(), out.cast(), kept);
+            std::ptr::copy_nonoverlapping(text.as_ptr(), out.cast(), kept);
             out.add(kept).write(0);
         }
     }
-    last.len() + 1
+    text.len() + 1
 }

@@ -1,5 +1,6 @@
 //! Everything that the emulated driver knows.
 
+use super::calls::Calls;
 use super::capture::Capture;
 use super::config::{Config, Schedule};
 use super::context::Context;
@@ -46,6 +47,7 @@ pub(super) struct Driver {
     /// Bytes of pageable memory that uploads still hold copies of.
     pub(super) staged: usize,
     pub(super) tally: Tally,
+    pub(super) calls: Calls,
 }
 
 /// One device: memory and who owns what in it.
@@ -101,6 +103,7 @@ impl Driver {
         Self {
             devices: config.devices.iter().enumerate().map(&mut device).collect(),
             tally: Tally::new(config.counters.clone()),
+            calls: Calls::new(config.calls.as_deref()),
             config,
             misconfigured,
             initialised: false,

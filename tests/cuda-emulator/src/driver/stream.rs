@@ -1,5 +1,6 @@
 //! Streams.
 
+use super::calls::Wait;
 use super::capture::Membership;
 use super::state::Driver;
 use super::status::{Answer, Status};
@@ -100,6 +101,7 @@ exports! {
     fn cuStreamDestroy_v2(stream: Handle) |d| { d.destroy_stream(stream) }
     fn cuStreamSynchronize(stream: Handle) |d| {
         let stream = d.stream(stream)?;
+        d.calls.wait("cuStreamSynchronize", Wait::Always);
         d.forbid_in_capture(stream, "cuStreamSynchronize")?;
         let context = d.streams.get(stream)?.context;
         if d.contexts.get(context)?.legacy == stream {
@@ -112,6 +114,7 @@ exports! {
     }
     fn cuStreamQuery(stream: Handle) |d| {
         let stream = d.stream(stream)?;
+        d.calls.wait("cuStreamQuery", Wait::Asks);
         d.forbid_in_capture(stream, "cuStreamQuery")?;
         if d.streams.get(stream)?.queue.is_empty() || d.nudge(stream)? { Ok(()) } else { Err(Status::NOT_READY) }
     }

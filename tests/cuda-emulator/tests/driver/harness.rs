@@ -72,15 +72,20 @@ pub(crate) fn fails<T>(with: sys::CUresult, result: Result<T, DriverError>) {
 
 /// The text of the last fault.
 pub(crate) fn last_fault() -> String {
+    emulator_text(b"cuemuLastFault\0")
+}
+
+/// The text that an exported function of the emulator gives.
+pub(crate) fn emulator_text(function: &[u8]) -> String {
     type Query = unsafe extern "C" fn(*mut u8, usize) -> usize;
-    let mut text = vec![0; 4096];
-    // SAFETY: the emulator exports it with this signature.
-    let length = unsafe {
-        let query = sys::culib().get::<Query>(b"cuemuLastFault\0").unwrap();
-        query(text.as_mut_ptr(), text.len())
-    };
-    text.truncate(length - 1);
-    String::from_utf8(text).unwrap()
+    // SAFETY: the emulator exports these with this signature, and writes no more than the size that it is given.
+    unsafe {
+        let query = sys::culib().get::<Query>(function).unwrap();
+        let mut text = vec![0; query(std::ptr::null_mut(), 0)];
+        query(text.as_mut_ptr(), text.len());
+        text.pop();
+        String::from_utf8(text).unwrap()
+    }
 }
 
 /// The parameters of `axpy`.

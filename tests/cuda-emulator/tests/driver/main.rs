@@ -4,6 +4,7 @@
 
 #[macro_use]
 mod harness;
+mod calls;
 mod captures;
 mod failures;
 mod kernels;
