@@ -5,13 +5,16 @@
 
 mod common;
 
+use common::emulated::calls;
 use common::small::{bytes, bytes_of, call, close, graph, inputs, open, options, weights};
 use common::tools;
 use dreamid_engine::device::cuda::{self, CudaOptions};
 use dreamid_engine::device::{Arch, Device, DeviceOptions};
 use dreamid_engine::exec::Executable;
 use dreamid_engine::graph::{Builder, Graph, lower};
-use dreamid_engine::ops::{GroupNorm, Linear};
+use dreamid_engine::models::ModelFolder;
+use dreamid_engine::ops::{Embedding, GroupNorm, Linear};
+use dreamid_engine::pipeline::{About, Control, Identity, Pipeline, Request};
 use dreamid_engine::{DType, Error, Tensor};
 use std::path::Path;
 
@@ -23,6 +26,8 @@ on_the_emulated_driver! {
     a_kernel_gets_the_shared_memory_of_its_largest_launch [] => shared_memory;
     parts_of_products_are_counted_anew_in_every_launch [] => counters;
     engines_and_threads_do_not_disturb_each_other [] => engines;
+    a_step_is_captured_once_and_nothing_waits_between_steps [] => steps;
+    weights_larger_than_both_halves_of_the_staging_memory_arrive_whole [] => staging;
     every_device_is_found_by_its_number [CUEMU_DEVICE = "a100,h100"] => numbers;
     kernels_are_kept_and_a_broken_cache_costs_only_time [] => kept_kernels;
 }
@@ -150,6 +155,70 @@ fn engines() {
             });
         }
     });
+}
+
+/// A table that goes to the device in five pieces, the last a part of one, through memory for two: rows from every piece and both sides
+/// of their borders. Memory that is filled again before its copy is done is a fault of the emulated driver, which copies as late as it may.
+fn staging() {
+    const ROWS_OF_A_PIECE: usize = 4096; // of 16 MiB
+    let rows = 4 * ROWS_OF_A_PIECE + 100;
+    let ids: Vec<i32> =
+        (1..=4).flat_map(|piece| [piece * ROWS_OF_A_PIECE - 1, piece * ROWS_OF_A_PIECE]).chain([0, rows - 1]).map(|i| i as i32).collect();
+    let graph = || {
+        let mut graph = Graph::new();
+        let mut b = Builder::new(&mut graph, DType::F32);
+        let x = b.input("ids", DType::I32, [1, ids.len()]);
+        let (table, positions) = (b.param("table.weight", [rows, 1024]), b.param("positions.weight", [ids.len(), 1024]));
+        let y = b.op(Embedding, &[Some(x), Some(table), Some(positions)]).unwrap();
+        b.output("y", y).unwrap();
+        graph
+    };
+    let ids = Tensor::from_i32([1, ids.len()], &ids).unwrap();
+    let run = |device: &Device| {
+        let mut exe = Executable::compile(graph(), &weights(), device).unwrap();
+        let compiled = calls().len();
+        (call(&mut exe, &[("ids", ids.clone())]).unwrap(), compiled)
+    };
+    let ((on_device, compiled), (on_host, _)) = (run(&open().unwrap()), run(&Device::cpu().unwrap()));
+    assert_eq!(bytes(&on_device), bytes(&on_host));
+    let waits = |name: &str| calls()[..compiled].iter().filter(|call| call.name == name).count();
+    // each of the six pieces waits for its half alone, and nothing for everything
+    assert_eq!((waits("cuEventSynchronize"), waits("cuStreamSynchronize")), (6, 0), "{:?}", calls());
+}
+
+/// Two requests through one pipeline, with other words, other people, other noise: one step is captured and replayed for both, and between
+/// a request's first step and its last the host makes no call at which it might wait.
+fn steps() {
+    const STEPS: usize = 4;
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tiny-a");
+    let pipeline = |device| Pipeline::new(ModelFolder::open(&folder).unwrap(), device, DType::F32).unwrap();
+    let request = |prompt: &str, seed: u64| {
+        let words: Vec<f32> = (0..2 * 32).map(|i| ((i as f32 + seed as f32) * 0.7).sin() * 0.5).collect();
+        let identity = Identity::new(&Tensor::from_f32([2, 32], &words).unwrap(), About::default()).unwrap();
+        let size = Some([8, 8]);
+        Request { prompt: prompt.into(), identity: Some(identity), seed, steps: STEPS, size, capture: true, ..Request::default() }
+    };
+    let requests = [request("oil painting style, S* face", 3), request("S* face", 8)];
+    let (mut cuda, mut cpu) = (pipeline(open().unwrap()), pipeline(Device::cpu().unwrap()));
+    let latents = |pipeline: &mut Pipeline, request: &Request| {
+        let made = pipeline.generate(request, &mut |_| Control::Continue).unwrap();
+        made.captured.unwrap().get("latents_final").unwrap().clone()
+    };
+    let mut graphs = Vec::new();
+    for request in &requests {
+        let before = calls().len();
+        let got = latents(&mut cuda, request);
+        let during = calls().split_off(before);
+        close(&[got], &[latents(&mut cpu, request)], 1e-4);
+        let launches: Vec<(usize, u64)> = during.iter().enumerate().filter_map(|(at, c)| Some((at, c.launched()?))).collect();
+        let count = |graph: u64| launches.iter().filter(|launch| launch.1 == graph).count();
+        let &(first, graph) = launches.iter().find(|launch| count(launch.1) == STEPS).unwrap_or_else(|| panic!("{during:?}"));
+        assert!(during[first..first + STEPS].iter().all(|call| call.launched() == Some(graph)), "{during:?}");
+        graphs.push(graph);
+        let made = during.iter().filter(|call| call.name == "cuGraphInstantiate").count();
+        assert_eq!(made, if graphs.len() == 1 { launches.len() + 1 - STEPS } else { 0 }, "{during:?}");
+    }
+    assert_eq!(graphs[0], graphs[1], "the second request replays the step of the first");
 }
 
 fn numbers() {

@@ -39,6 +39,35 @@ pub(crate) fn test(name: &str, settings: &[(&str, &str)], body: fn()) {
     assert!(output.status.success() && text.contains("1 passed"), "{name} with {settings:?} failed:\n{text}");
 }
 
+/// A call of the driver at which the host waits or may wait, or one on a graph.
+#[derive(Debug, serde::Deserialize)]
+pub(crate) struct Call {
+    #[serde(rename = "call")]
+    pub(crate) name: String,
+    graph: Option<u64>,
+}
+
+impl Call {
+    /// The graph that it launches, if it launches one.
+    pub(crate) fn launched(&self) -> Option<u64> {
+        self.graph.filter(|_| self.name == "cuGraphLaunch")
+    }
+}
+
+/// Such calls of this process so far, as the emulated driver tells them.
+pub(crate) fn calls() -> Vec<Call> {
+    type Query = unsafe extern "C" fn(*mut u8, usize) -> usize;
+    // SAFETY: the emulator exports this with this signature, and writes no more than the size that it is given.
+    let text = unsafe {
+        let query = cudarc::driver::sys::culib().get::<Query>(b"cuemuCalls\0").unwrap();
+        let mut text = vec![0; query(std::ptr::null_mut(), 0)];
+        query(text.as_mut_ptr(), text.len());
+        text.pop();
+        String::from_utf8(text).unwrap()
+    };
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
 /// Everything that a process wrote.
 pub(crate) fn text(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))

@@ -48,7 +48,6 @@ fn kernel(figures: &KernelFigures) -> Vec<String> {
     let flaw = |flaw: &Flaw| match flaw {
         Flaw::Sectors => "! sectors",
         Flaw::Conflicts => "! conflicts",
-        Flaw::Bytes => "! bytes",
     };
     vec![
         figures.kernel.clone(),

@@ -1,6 +1,7 @@
 //! Memory of a device, and memory of the host that the device copies from directly.
 
 use super::context::{Context, Turn};
+use super::event::Event;
 use crate::{Error, Result};
 use cudarc::driver::sys::{self, CUdeviceptr};
 use std::ffi::c_void;
@@ -40,13 +41,18 @@ impl DeviceMemory {
         (offset.checked_add(bytes)? <= self.bytes).then_some(self.address + offset as u64)
     }
 
-    /// Copies `from` to the start of this memory, after everything asked for so far. `from` may change afterwards.
+    /// Copies `from` to the start of this memory, after everything asked for so far. `from` may change afterwards. Four bytes go along with
+    /// the call and nothing is waited for; with more the driver may wait for what it was asked before.
     pub(crate) fn write(&self, from: &[u8], what: &str) -> Result<()> {
         self.check(from.len(), what)?;
         let mut turn = self.context.turn()?;
-        let stream = turn.stream();
+        let (stream, doing) = (turn.stream(), format!("write {what}"));
+        if let Ok(word) = from.try_into().map(u32::from_le_bytes) {
+            // SAFETY: the sizes were checked.
+            return turn.call(&doing, || unsafe { sys::cuMemsetD32Async(self.address, word, 1, stream) });
+        }
         // SAFETY: the sizes were checked. The driver has copied pageable memory before the call returns.
-        turn.call(&format!("write {what}"), || unsafe { sys::cuMemcpyHtoDAsync_v2(self.address, from.as_ptr().cast(), from.len(), stream) })
+        turn.call(&doing, || unsafe { sys::cuMemcpyHtoDAsync_v2(self.address, from.as_ptr().cast(), from.len(), stream) })
     }
 
     /// Copies from the byte at `offset` on to `to`, once everything asked for so far is done. Faults of kernels show here.
@@ -93,10 +99,14 @@ impl Drop for DeviceMemory {
 /// Bytes in each half of the staging memory: enough to keep the bus busy, little enough to be had always.
 const HALF: usize = 16 << 20;
 
-/// Page-locked memory in two halves: one is filled while the device copies the other.
+/// Page-locked memory in two halves: one is filled while the device copies the other, also from one tensor to the next.
 pub(super) struct Staging {
     context: Arc<Context>,
     start: *mut c_void,
+    /// When the device is done with each half.
+    copied: [Event; 2],
+    /// The half that is filled next.
+    next: usize,
 }
 
 // SAFETY: the memory belongs to this value alone.
@@ -105,6 +115,7 @@ unsafe impl Send for Staging {}
 impl Staging {
     /// Takes the memory from the system.
     pub(super) fn new(context: &Arc<Context>) -> Result<Self> {
+        let copied = [Event::without_time(context)?, Event::without_time(context)?];
         let mut start = std::ptr::null_mut();
         // SAFETY: a context is current; the pointer is to a local.
         context.turn()?.status(|| unsafe { sys::cuMemHostAlloc(&raw mut start, 2 * HALF, 0) }).map_err(|status| {
@@ -114,41 +125,43 @@ impl Staging {
             );
             Error::Device { device: context.name.clone(), what }
         })?;
-        Ok(Self { context: context.clone(), start })
+        Ok(Self { context: context.clone(), start, copied, next: 0 })
     }
 
-    /// Copies `from` to new memory of the device.
+    /// Copies `from` to new memory of the device. `from` may change afterwards; the last copies may still be under way, before everything that
+    /// is asked for later.
     pub(super) fn upload(&mut self, from: &[u8], what: &str) -> Result<DeviceMemory> {
         let to = DeviceMemory::new(&self.context, from.len(), what)?;
         let mut turn = self.context.turn()?;
         let doing = format!("upload {what}");
         for (i, chunk) in from.chunks(HALF).enumerate() {
-            // Before a half is filled again its copy must be done; that of the other half goes on during the wait only if it is the
-            // later one, so waiting is needed from the third chunk on.
-            if i >= 2 {
-                turn.synchronize(&doing)?;
-            }
-            self.send(&mut turn, &to, i, chunk, &doing)?;
+            self.send(&mut turn, to.address + (i * HALF) as u64, chunk, &doing)?;
+            self.next = 1 - self.next;
         }
-        turn.synchronize(&doing)?;
         drop(turn);
         Ok(to)
     }
 
-    fn send(&self, turn: &mut Turn<'_>, to: &DeviceMemory, index: usize, chunk: &[u8], doing: &str) -> Result<()> {
-        let (stream, address) = (turn.stream(), to.address + (index * HALF) as u64);
-        // SAFETY: there are two halves of HALF bytes, a chunk has no more, and the device is done with this half.
-        let half = unsafe { self.start.cast::<u8>().add(index % 2 * HALF) };
-        // SAFETY: as above.
+    /// Fills the next half, once the device is done with what it held before, and asks for the copy to `address`.
+    fn send(&self, turn: &mut Turn<'_>, address: u64, chunk: &[u8], doing: &str) -> Result<()> {
+        let (stream, copied) = (turn.stream(), &self.copied[self.next]);
+        copied.wait(turn, doing)?;
+        // SAFETY: there are two halves of HALF bytes.
+        let half = unsafe { self.start.cast::<u8>().add(self.next * HALF) };
+        // SAFETY: a chunk has no more bytes than a half, and the device is done with this one.
         unsafe { std::ptr::copy_nonoverlapping(chunk.as_ptr(), half, chunk.len()) };
         // SAFETY: the device memory is as large as all chunks together.
-        turn.call(doing, || unsafe { sys::cuMemcpyHtoDAsync_v2(address, half.cast(), chunk.len(), stream) })
+        turn.call(doing, || unsafe { sys::cuMemcpyHtoDAsync_v2(address, half.cast(), chunk.len(), stream) })?;
+        let recorded = copied.record_in(turn);
+        // without the event nobody could tell when the half is free
+        if recorded.is_err() { turn.synchronize(doing).and(recorded) } else { recorded }
     }
 }
 
 impl Drop for Staging {
     fn drop(&mut self) {
-        // SAFETY: allocated in `new`, freed once; every upload has waited for its copies.
+        self.copied.iter().for_each(Event::wait_at_the_end);
+        // SAFETY: allocated in `new`, freed once; all copies from it are done.
         self.context.release(|| unsafe { sys::cuMemFreeHost(self.start) });
     }
 }
