@@ -6,7 +6,7 @@
 //                   group_norm_spans, where that is much for one block: each chunk in spans of pixels, a block adds up a span or
 //                   normalises one. Blocks draw numbers; the first half adds up, and the others wait until all spans of their
 //                   chunk are added up. They only wait for lower numbers, whose blocks run already: the launch always ends, however
-//                   few blocks run at a time. The second reading of x finds it in the second-level cache
+//                   few blocks run at a time. The second reading of x finds it in the second-level cache, if it fits
 //                   group_norm_statistics: only adds up, for the gradient
 // Shared memory     slab: chunk x P values of T; floats: four per channel, three per group, and two per channel and row of threads.
 //                   Values of channel c lie at `place(c)`, rows of threads `pitch` apart, so that a warp uses each bank once

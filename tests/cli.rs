@@ -289,6 +289,10 @@ fn bench_simulates_devices_that_are_not_there() {
         assert_eq!((&unet["target_ms"], &unet["runs"]), (&target.into(), &30.into()));
         // no kernel is faster than the tensor cores' published rate for what the graph must multiply
         assert!(unet["bound_ms"].as_f64().unwrap() > unet["flops"].as_f64().unwrap() / if device == "a100" { 312e9 } else { 989.4e9 });
+        for stage in stages {
+            let target = stage["target_ms"].as_f64().unwrap_or(f64::INFINITY);
+            assert!(stage["bound_ms"].as_f64().unwrap() <= target, "{} misses its target on {device}", stage["stage"]);
+        }
         let kernels = unet["kernels"].as_array().unwrap();
         let sum: f64 = kernels.iter().map(|k| k["bound_us"].as_f64().unwrap()).sum();
         assert!((sum / 1e3 / unet["bound_ms"].as_f64().unwrap() - 1.0).abs() < 1e-6);

@@ -1,7 +1,7 @@
 //! Launches of the gradients of linear layers, convolutions and attention.
 
 use super::attention::{Span, row_bytes};
-use super::conv2d::{Geometry, extent, resize_mode};
+use super::conv2d::lower::{Geometry, extent, resize_mode};
 use super::lowering::{activation, count};
 use super::products::{Classes, Entries, Product, ProductParams, rows_per_image};
 use super::{Activation, Attention, Conv2d, Conv2dGrad, LinearGrad, op_error};

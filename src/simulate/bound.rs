@@ -186,8 +186,6 @@ fn resident_blocks(gpu: &Gpu, work: &Work) -> u64 {
 impl Work {
     pub(super) fn new(launch: &Launch, counted: Counted, resources: Resources, read: u64) -> Self {
         let product = |of: [u32; 3]| of.iter().map(|&n| u64::from(n)).product();
-        let counts = launch.params.pointers.iter().any(|(_, slot)| matches!(slot, Slot::Counters(_)));
-        let of_parts = define(launch, "SPLIT") == Some(1);
         Self {
             blocks: product(launch.grid),
             threads: product(launch.block),
@@ -195,11 +193,20 @@ impl Work {
             shared: u64::from(launch.shared + resources.shared),
             counted,
             read,
-            last: if of_parts { (u64::from(launch.grid[2]) - 1) * tile(launch) * 4 } else { 0 },
-            waits: counts && !of_parts,
+            last: if is_of_parts(launch) { (u64::from(launch.grid[2]) - 1) * tile(launch) * 4 } else { 0 },
+            waits: waits(launch),
             ahead: define(launch, "STAGES").map_or(BARRIERS_WITHOUT_STAGES, |stages| (stages - 1).max(1)),
         }
     }
+}
+
+/// Half of the blocks wait for the other half: they count each other, and not as parts of a product do.
+pub(super) fn waits(launch: &Launch) -> bool {
+    launch.params.pointers.iter().any(|(_, slot)| matches!(slot, Slot::Counters(_))) && !is_of_parts(launch)
+}
+
+fn is_of_parts(launch: &Launch) -> bool {
+    define(launch, "SPLIT") == Some(1)
 }
 
 /// Sums of a block of a product.

@@ -25,8 +25,6 @@ pub struct Gpu {
     pub kept: u64,
     /// Shared memory in bytes.
     pub shared: u64,
-    /// Cycles from a read to its data in the second-level cache.
-    pub cache_latency: f64,
     /// Cycles from a read to its data in device memory.
     pub memory_latency: f64,
     /// Cycles from a `mma.sync` to its sums.
@@ -48,7 +46,6 @@ impl Gpu {
         cache: 5.4e12,
         kept: 20 << 20,
         shared: 164 << 10,
-        cache_latency: 262.0,
         memory_latency: 574.0,
         tensor_latency: 33.0,
         launch: 1.37e-6,
@@ -66,7 +63,6 @@ impl Gpu {
         cache: 8.6e12,
         kept: 25 << 20,
         shared: 228 << 10,
-        cache_latency: 266.0,
         memory_latency: 655.0,
         tensor_latency: 33.0,
         launch: 2.2e-6,

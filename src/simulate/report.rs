@@ -17,6 +17,8 @@ const LOOKED_AT: f64 = 0.01;
 const USEFUL: f64 = 0.95;
 /// Wavefronts over the fewest, beyond which lanes wait for each other.
 const CONFLICTING: f64 = 1.001;
+/// Bytes over the compulsory ones, beyond which a kernel that does little else moves too many.
+const TOO_MANY: f64 = 1.1;
 
 /// Simulated bounds of everything that makes a picture.
 #[derive(Clone, Debug, Serialize)]
@@ -93,6 +95,8 @@ pub enum Flaw {
     Sectors,
     /// Lanes wait for each other in shared memory.
     Conflicts,
+    /// An elementwise kernel or a norm touches over 10 % more bytes than the operation has, or reads them from device memory twice.
+    Bytes,
 }
 
 /// The bounds on `gpu` of every launch of Stable Diffusion 2.1-base at 512x512. A launch that the tables do not know is an error.
@@ -116,14 +120,15 @@ fn stage_figures(gpu: &Gpu, tables: &Tables, stage: &Stage) -> Result<StageFigur
         for launch in &lowered.launches {
             let (counted, resources) = tables.of(launch, gpu.arch)?;
             let read = cache.read(&stage.graph, node, lowered, launch, &counted);
-            found.push((launch, counted, bound(gpu, &Work::new(launch, counted, resources, read))));
+            let bytes = counted.loaded + counted.stored + read.again;
+            found.push((launch, counted, bytes, bound(gpu, &Work::new(launch, counted, resources, read.bytes))));
         }
         // what the operation must move is shared by its launches as what they do move is
         let compulsory = stage.graph.cost(node).bytes as f64;
-        let moved: u64 = found.iter().map(|(_, c, _)| c.loaded + c.stored).sum();
-        for (launch, counted, bound) in found {
-            let part = compulsory * (counted.loaded + counted.stored) as f64 / moved.max(1) as f64;
-            kernels.entry(specialisation(launch)).or_default().add(&counted, &bound, part);
+        let moved: u64 = found.iter().map(|(_, _, bytes, _)| bytes).sum();
+        for (launch, counted, bytes, bound) in found {
+            let part = compulsory * bytes as f64 / moved.max(1) as f64;
+            kernels.entry(specialisation(launch)).or_default().add(&counted, bytes, &bound, part);
         }
     }
     let seconds: f64 = kernels.values().map(|sum| sum.seconds).sum();
@@ -158,19 +163,21 @@ struct Sum {
     tail: f64,
     bytes: u64,
     compulsory: f64,
+    mma: u64,
     sectors: [u64; 2],
     wavefronts: [u64; 2],
 }
 
 impl Sum {
-    fn add(&mut self, counted: &Counted, bound: &Bound, compulsory: f64) {
+    fn add(&mut self, counted: &Counted, bytes: u64, bound: &Bound, compulsory: f64) {
         self.launches += 1;
         self.seconds += bound.seconds;
         *self.limits.entry(bound.limit).or_default() += bound.seconds;
         self.occupancy += bound.seconds * bound.occupancy;
         self.waves += bound.seconds * bound.waves;
         self.tail += bound.seconds * bound.tail;
-        self.bytes += counted.loaded + counted.stored;
+        self.bytes += bytes;
+        self.mma += counted.mma;
         self.compulsory += compulsory;
         self.sectors[0] += counted.load_sectors + counted.store_sectors;
         self.sectors[1] += counted.load_sectors_min + counted.store_sectors_min;
@@ -181,7 +188,10 @@ impl Sum {
     fn figures(self, kernel: String, all: f64) -> KernelFigures {
         let ratio = |[a, b]: [u64; 2]| if b == 0 { 1.0 } else { a as f64 / b as f64 };
         let (useful, conflicts, share) = (1.0 / ratio(self.sectors), ratio(self.wavefronts), self.seconds / all);
-        let flaws = [(Flaw::Sectors, useful < USEFUL), (Flaw::Conflicts, conflicts > CONFLICTING)];
+        // parts of a product pass through memory by design
+        let moves = self.mma == 0 && !kernel.contains("SPLIT");
+        let too_many = moves && self.bytes as f64 > TOO_MANY * self.compulsory;
+        let flaws = [(Flaw::Sectors, useful < USEFUL), (Flaw::Conflicts, conflicts > CONFLICTING), (Flaw::Bytes, too_many)];
         let limit = self.limits.iter().max_by(|a, b| a.1.total_cmp(b.1)).map_or(Limit::Launch, |(limit, _)| *limit);
         KernelFigures {
             kernel,

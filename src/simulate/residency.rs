@@ -1,5 +1,6 @@
 //! What the second-level cache still holds: of all that launches touch, what was touched last.
 
+use super::bound::waits;
 use super::table::Counted;
 use crate::device::{Launch, Lowered, Slot};
 use crate::graph::{Graph, Node, Value};
@@ -12,6 +13,14 @@ enum Place {
     Value(usize),
     /// The workspace that all operations share.
     Scratch,
+}
+
+/// What a launch reads from device memory, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Read {
+    pub(super) bytes: u64,
+    /// Of them those of a second reading.
+    pub(super) again: u64,
 }
 
 /// A cache that keeps whole things and lets go of what was touched longest ago.
@@ -35,10 +44,15 @@ impl Residency {
         Self { capacity, held: Vec::new(), views }
     }
 
-    /// Bytes that the launch reads from device memory: of those that it reads at least once, what the cache does not hold. Afterwards the
-    /// cache holds what the launch touched. The workspace was written right before, so it is there if it fits.
-    pub(super) fn read(&mut self, graph: &Graph, node: &Node, lowered: &Lowered, launch: &Launch, counted: &Counted) -> u64 {
+    /// Bytes that the launch reads from device memory: of those that it reads at least once, what the cache does not hold, and `again`, which
+    /// it reads a second time when the cache has let go of it. Afterwards the cache holds what the launch touched. The workspace was written
+    /// right before, so it is there if it fits.
+    pub(super) fn read(&mut self, graph: &Graph, node: &Node, lowered: &Lowered, launch: &Launch, counted: &Counted) -> Read {
         let touched = self.touched(graph, node, lowered, launch);
+        // blocks that wait begin with a second reading when all others have done the first; what they write meanwhile has the part of
+        // the cache that is not counted on
+        let again =
+            if waits(launch) && counted.loaded > self.capacity { (counted.load_sectors * 32).saturating_sub(counted.loaded) } else { 0 };
         let is_read = |place: &Place| node.inputs.iter().flatten().any(|v| self.place(*v) == *place);
         let held = |place: &Place| self.held.iter().any(|(held, _)| held == place);
         let hit: u64 = touched.iter().filter(|(place, _)| is_read(place) && held(place)).map(|(_, bytes)| *bytes).sum();
@@ -49,7 +63,7 @@ impl Residency {
         while over > 0 && !self.held.is_empty() {
             over = over.saturating_sub(self.held.remove(0).1);
         }
-        (counted.loaded - counted.loaded_workspace).saturating_sub(hit) + workspace
+        Read { bytes: (counted.loaded - counted.loaded_workspace).saturating_sub(hit) + workspace + again, again }
     }
 
     fn place(&self, value: Value) -> Place {

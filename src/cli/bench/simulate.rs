@@ -48,6 +48,7 @@ fn kernel(figures: &KernelFigures) -> Vec<String> {
     let flaw = |flaw: &Flaw| match flaw {
         Flaw::Sectors => "! sectors",
         Flaw::Conflicts => "! conflicts",
+        Flaw::Bytes => "! bytes",
     };
     vec![
         figures.kernel.clone(),

@@ -12,6 +12,7 @@
 use super::Cpu;
 pub(crate) use super::attention_words::Element;
 use super::attention_words::{Single, TILE, Words, multiply};
+use super::math::exp2;
 use super::simd::{Elem, Simd, Task, store_some};
 use super::split::SharedMut;
 use super::with_scratch;
@@ -382,24 +383,4 @@ struct Panel {
     from: usize,
     count: usize,
     panel: usize,
-}
-
-/// 2ˣ for x ≤ 0, to 2e-7; x below −125 counts as −125: next to nothing beside the largest weight, which is 1.
-#[inline(always)]
-pub(super) unsafe fn exp2<S: Simd>(x: S::V) -> S::V {
-    // Adding 1.5 · 2²³ leaves the nearest integer in the low bits.
-    const SHIFT: f32 = 12_582_912.0;
-    // 2^f on |f| ≤ ½, fitted for this file
-    const C: [f32; 6] = [0.001_327_647_1, 0.009_675_541, 0.055_507_13, 0.240_221_2, 0.693_146_94, 1.0];
-    // SAFETY: as the caller promises.
-    unsafe {
-        let x = S::max(S::splat(-125.0), x);
-        let shifted = S::add(x, S::splat(SHIFT));
-        let f = S::sub(x, S::sub(shifted, S::splat(SHIFT)));
-        let mut p = S::splat(C[0]);
-        for c in &C[1..] {
-            p = S::fma(p, f, S::splat(*c));
-        }
-        S::scale(p, shifted)
-    }
 }

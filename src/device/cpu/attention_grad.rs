@@ -10,9 +10,10 @@
 //! walks over is broadcast: both passes are the same few products.
 
 use super::Cpu;
-use super::attention::{Rows, exp2};
+use super::attention::Rows;
 use super::attention_grad_tiles::{LANES, Parts, Plan, scales};
 use super::attention_words::TILE;
+use super::math::exp2;
 use super::simd::{Elem, Simd, Task, dispatch};
 use super::split::SharedMut;
 use super::with_scratch;
