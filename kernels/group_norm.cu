@@ -242,7 +242,7 @@ extern "C" __global__ void __launch_bounds__(512) group_norm_slab(const __grid_c
     normalise(p, s, part, [&](u32 c) { return Column(s.slab + c, p.chunk); });
 }
 
-extern "C" __global__ void __launch_bounds__(384) group_norm_statistics(const __grid_constant__ GroupNormParams p) {
+extern "C" __global__ void __launch_bounds__(384, 2) group_norm_statistics(const __grid_constant__ GroupNormParams p) {
     Shared s(p);
     Part part(p, blockIdx.x);
     set_block_origins(p, s, part);

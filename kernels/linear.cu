@@ -3,15 +3,18 @@
 //                   [rows, columns]; all row-major and dense.
 // Work split:       one block per TILE_M x TILE_N of y, blocks of one row of tiles side by side; gridDim.z parts of depth, which the last
 //                   block of each tile adds in their order. Gated: each warp holds values and gates of the same columns.
+//                   linear_few: one block per FEW rows and 8 columns, whose threads share the depth; blocks of the same columns
+//                   side by side.
 // Shared memory:    STAGES stages of both operands, permuted; afterwards the warps' sums on their way to 16-byte stores.
 // Numerics:         products of 16-bit values are exact, sums f32 in the order of depth; one rounding, at the store.
 // Specialised by:   T (of x, y, W), TILE_M, TILE_N, WARPS_M, WARPS_N, STAGES, ALIGNED (depth is a multiple of 8), WIDE (columns is),
-//                   ACTIVATION, GATED, SPLIT; linear_plain: TX, TW.
-// Entries:          linear_tensor (bf16, f16), linear_plain (f32, or types of x and W that differ).
+//                   ACTIVATION, GATED, SPLIT; linear_plain: TX, TW; linear_few: TX, TW, FEW.
+// Entries:          linear_tensor (bf16, f16); f32, or types of x and W that differ: linear_plain, linear_few (rows that are no sequence).
 // Gradient:         linear_grad.cu
 // Sources:          CUTLASS, "Efficient GEMM in CUDA" (multistage pipeline); PTX ISA, mma.m16n8k16 and ldmatrix.
 #include "dense.cuh"
 #include "epilogue.cuh"
+#include "few_rows.cuh"
 #include "params.cuh"
 
 __forceinline__ auto finish_of(const LinearParams &p) {
@@ -37,7 +40,19 @@ extern "C" __global__ void __launch_bounds__(Tiles::THREADS, Tiles::RESIDENT) li
 }
 #endif
 
-#ifdef TX
+#ifdef FEW
+extern "C" __global__ void __launch_bounds__(FewRows::THREADS) linear_few(const __grid_constant__ LinearParams p) {
+    const TX *x = p.x;
+    const TW *weight = p.weight;
+    const u32 row = blockIdx.x * FEW, column = blockIdx.y * FewRows::COLUMNS;
+    float sums[FEW][8] = {};
+    multiply_few(sums, x, weight, row, p.product.rows, column, p.product.columns, p.product.depth);
+    // one thread for each row, without an index that is not known when the sums are in registers
+#pragma unroll
+    for (u32 r = 0; r < FEW; r++)
+        if (threadIdx.x == r) finish_of(p).put(row + r, column, sums[r]);
+}
+#elif defined(TX)
 extern "C" __global__ void __launch_bounds__(Plain::THREADS) linear_plain(const __grid_constant__ LinearParams p) {
     const Work work = work_of(p, Plain::TILE, Plain::TILE);
     auto a = along<Plain, RowSource<TX, 1>>(p.x, p.product.depth, work, Within{work.m0, p.product.rows});

@@ -105,8 +105,6 @@ fn flaws_are_known(counters: &str) {
 /// Kernels of at least a hundredth of a stage that waste sectors, let lanes wait in shared memory or move too many bytes, on either
 /// device. They may only get fewer, and one that is gone is to be taken out of this list.
 const FLAWS: &[&str] = &[
-    "encode linear::linear_plain Conflicts",
-    "encode linear::linear_plain Sectors",
     "unet group_norm::group_norm_slab Conflicts",
     "unet group_norm::group_norm_spans Conflicts",
     "vae-decode group_norm::group_norm_spans Bytes",

@@ -41,6 +41,7 @@ pub const HEADERS: &[(&str, &str)] = headers![
     "copy.cuh",
     "dense.cuh",
     "epilogue.cuh",
+    "few_rows.cuh",
     "fma.cuh",
     "gemm.cuh",
     "group_norm.cuh",

@@ -1,13 +1,13 @@
 //! Matrix product with a weight, and everything that usually follows it.
 
 use super::host::{Weights, unsupported};
-use super::lowering::activation;
+use super::lowering::{activation, count};
 use super::products::{Classes, Entries, Product, ProductParams, rows_per_image};
 use super::{Activation, Case, Cost, HostArray, HostIo, Ins, LinearGrad, Op, each_dtype, normal, vector};
 use crate::device::cpu::gather::Widens;
 use crate::device::cpu::simd::Elem;
 use crate::device::cpu::{Epilogue, PackSpec, Source, gemm};
-use crate::device::{KernelFile, Lowered, Slot, Target, kernel_file, kernel_params};
+use crate::device::{KernelFile, KernelKey, Launch, Lowered, Params, Slot, Target, kernel_file, kernel_params, kernel_type};
 use crate::graph::{Builder, GradCx, Grads};
 use crate::{DType, Result, Ty};
 use half::bf16;
@@ -113,19 +113,23 @@ impl Op for Linear {
             across: [false; 2],
             types: [x.dtype, w.dtype],
         };
-        let cut = product.cut(target, &ENTRIES)?;
         let (act, negative) = activation(self.act);
-        let params = LinearParams {
+        let params = |product| LinearParams {
             x: Slot::In(0),
             weight: Slot::In(1),
             bias: Slot::optional(ins, 2),
             residual: Slot::optional(ins, 3),
             y: Slot::Out(0),
-            product: cut.params()?,
+            product,
             negative,
         };
-        let gated = u8::from(self.gated);
-        cut.lower(&ENTRIES, params.pack(), |key| key.define("ACTIVATION", act).define("GATED", gated))
+        let special = |key: KernelKey| key.define("ACTIVATION", act).define("GATED", u8::from(self.gated));
+        // by the rows of one image, so that a batch of any size gives the same bits
+        if product.is_plain() && product.rows_per_image == 1 && product.aligned && !self.gated {
+            return few_rows(&product, params(ProductParams::whole(&product)?).pack(), special);
+        }
+        let cut = product.cut(target, &ENTRIES)?;
+        cut.lower(&ENTRIES, params(cut.params()?).pack(), special)
     }
 
     fn backward(&self, g: &mut Builder<'_>, cx: &GradCx<'_>) -> Result<Grads> {
@@ -149,8 +153,22 @@ impl Op for Linear {
     }
 }
 
+/// The launch of `linear_few`. Rows of the product are one each: vectors, of which there are seldom many.
+fn few_rows(product: &Product, params: Params, special: impl FnOnce(KernelKey) -> KernelKey) -> Result<Lowered> {
+    // as `few_rows.cuh` has them; each thread adds up 8 columns of each row
+    const THREADS: u32 = 128;
+    const COLUMNS: usize = 8;
+    const ROWS: usize = 4;
+    let rows = product.rows.clamp(1, ROWS);
+    let [x, w] = product.types.map(kernel_type);
+    let key = KernelKey::new(&FILE, "linear_few").define("T", x).define("WIDE", u8::from(product.columns.is_multiple_of(8)));
+    let kernel = special(key.define("TX", x).define("TW", w).define("FEW", rows));
+    let grid = [count(product.rows.div_ceil(rows))?, count(product.columns.div_ceil(COLUMNS))?, 1];
+    Ok(Launch { kernel, grid, block: [THREADS, 1, 1], shared: 0, params }.into())
+}
+
 kernel_params! {
-    /// Of both entries of `linear`.
+    /// Of all entries of `linear`.
     struct LinearParams { x: ptr, weight: ptr, bias: ptr, residual: ptr, y: ptr, product: {ProductParams}, negative: f32 }
 }
 static FILE: KernelFile = kernel_file!("linear", [ProductParams, LinearParams]);
@@ -205,6 +223,9 @@ fn epilogues(t: DType) -> Vec<Case> {
     cases.push(Case::new("bias and residual", Linear::plain(), all(37, vector(37))));
     cases.push(Case::new("activation before the residual", Linear::with(Gelu), all(37, None)));
     cases.push(Case::new("activation, two slices", Linear::with(Silu), vec![normal(t, [13, 1100]), normal(t, [24, 1100]), vector(24)]));
+    let vectors = |rows: usize, n: usize| vec![normal(t, [rows, 1048]), normal(t, [n, 1048]), vector(n), normal(t, [rows, n])];
+    cases.push(Case::new("a vector", Linear::with(LeakyRelu(0.2)), vectors(1, 40)));
+    cases.push(Case::new("some vectors", Linear::with(Gelu), vectors(6, 37)));
     cases.push(Case::new("gated with residual", Linear::geglu(), all(74, vector(74))));
     cases.push(Case::new("gated without bias", Linear::geglu(), vec![normal(t, [3, 4, 6]), normal(t, [2, 6])]));
     cases.push(Case::new("gated, two slices", Linear::geglu(), vec![normal(t, [13, 1100]), normal(t, [96, 1100]), vector(96)]));

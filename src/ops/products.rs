@@ -94,6 +94,22 @@ kernel_params! {
     }
 }
 
+impl ProductParams {
+    /// Of a product that is not cut.
+    pub(crate) fn whole(product: &Product) -> Result<Self> {
+        Ok(Self {
+            partial: Slot::Null,
+            counters: Slot::Null,
+            rows: count(product.rows)?,
+            depth: count(product.depth)?,
+            columns: count(product.columns)?,
+            part_depth: count(product.depth)?,
+            parts: 1,
+            tiles_n: 1,
+        })
+    }
+}
+
 /// A product in tiles and parts of the depth.
 #[derive(Clone, Debug)]
 pub(crate) struct Cut {
@@ -139,7 +155,8 @@ impl Product {
         format!("{} {} {rows}({rows_per_image})x{columns}x{depth}{flags}", entries.file.stem, types[0])
     }
 
-    fn is_plain(&self) -> bool {
+    /// Plain arithmetic makes it: tensor cores want both operands of one 16-bit type.
+    pub(crate) fn is_plain(&self) -> bool {
         self.types[0] == DType::F32 || self.types[0] != self.types[1]
     }
 
