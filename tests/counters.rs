@@ -35,10 +35,9 @@ fn counters_are_those_of_the_table_and_flaws_are_known() {
     flaws_are_known(&compare_with_table("counters.csv", &Counted::header(), &rows, "UPDATE_COUNTERS"));
 }
 
-/// How far the counts of a few blocks are from those of whole grids, for every launch of the sampler's step: takes minutes. Its figures are in
+/// How far the counts of a few blocks are from those of whole grids, for every launch of the sampler's step. Its figures are in
 /// `docs/simulated-bounds.md`.
 #[test]
-#[ignore = "runs whole grids of full size: minutes"]
 fn sampling_is_near_to_whole_grids() {
     let compiler = Compiler::load(Some(&tools::nvrtc())).unwrap();
     let device = Device::new(DeviceModel::a100(), &compiler);
@@ -50,21 +49,22 @@ fn sampling_is_near_to_whole_grids() {
     });
     let done = done.into_inner().unwrap();
     type Count = fn(&Counted) -> u64;
-    let counts: [(&str, Count); 6] = [
-        ("warp instructions", |c| c.issued),
-        ("multiply-adds", |c| c.mma),
-        ("sectors", |c| c.load_sectors + c.store_sectors),
-        ("wavefronts", |c| c.wavefronts),
-        ("bytes read", |c| c.loaded),
-        ("bytes written", |c| c.stored),
+    // the most that a launch may be off; bytes of a buffer that blocks share are the hardest to tell from a few of them
+    let counts: [(&str, Count, f64); 6] = [
+        ("warp instructions", |c| c.issued, 0.01),
+        ("multiply-adds", |c| c.mma, 0.0),
+        ("sectors", |c| c.load_sectors + c.store_sectors, 0.01),
+        ("wavefronts", |c| c.wavefronts, 0.01),
+        ("bytes read", |c| c.loaded, 0.15),
+        ("bytes written", |c| c.stored, 0.0),
     ];
-    for (name, count) in counts {
+    for (name, count, most) in counts {
         let error = |(key, some, all): &(String, Counted, Counted)| (count(some) as f64 / count(all).max(1) as f64 - 1.0, key.clone());
         let worst = done.iter().filter(|d| count(&d.2) > 0).map(error).max_by(|a, b| a.0.abs().total_cmp(&b.0.abs())).unwrap();
         let sum = |of: fn(&(String, Counted, Counted)) -> &Counted| done.iter().map(|d| count(of(d))).sum::<u64>() as f64;
         let together = sum(|d| &d.1) / sum(|d| &d.2) - 1.0;
         println!("{name}: {:+.2} % at the worst ({}), {:+.3} % together", 100.0 * worst.0, worst.1, 100.0 * together);
-        assert!(together.abs() < 0.03, "{name}");
+        assert!(worst.0.abs() <= most && together.abs() < 0.002, "{name}");
     }
 }
 
