@@ -9,8 +9,13 @@ use std::process::{Command, Output};
 const PHOTO: &str = "assets/photos/astronaut.png";
 const MODELS: [&str; 3] = ["tiny-a", "tiny-b", "tiny-c"];
 
-fn engine(args: &[&str]) -> Output {
+fn program(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_dreamid-engine")).args(args).args(["-v"]).output().unwrap()
+}
+
+/// The program on the processor, whatever else the machine has.
+fn engine(args: &[&str]) -> Output {
+    program(&[args, &["--device", "cpu"]].concat())
 }
 
 fn folder(model: &str) -> String {
@@ -147,7 +152,7 @@ fn tokenize_equals_transformers() {
 /// Fails with `code`, says all of `parts`, and does not panic.
 #[track_caller]
 fn refused(args: &[&str], code: i32, parts: &[&str]) {
-    let output = engine(args);
+    let output = program(args);
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(code), "{text}");
     assert!(!text.contains("panicked"), "{text}");
@@ -163,7 +168,7 @@ fn bad_inputs_name_what_is_expected() {
     let zeros = |shape: &[usize]| Tensor::from_f32(dreamid_engine::Shape::new(shape), &vec![0.0; shape.iter().product()]).unwrap();
     let attempt = |graph: &str, tensors: &[(&str, &Tensor)], parts: &[&str]| {
         let inputs = scratch.write(tensors);
-        refused(&["run", graph, "--model", &model, "--inputs", &inputs, "--outputs", &outputs], 1, parts);
+        refused(&["run", graph, "--device", "cpu", "--model", &model, "--inputs", &inputs, "--outputs", &outputs], 1, parts);
         assert!(!Path::new(&outputs).exists());
     };
     let latents = zeros(&[1, 4, 8, 8]);
@@ -184,10 +189,11 @@ fn bad_arguments_are_told_apart_from_failures() {
     refused(&["inspect", "--dump", "text"], 2, &["--graph"]);
     refused(&["inspect", "--model", "no/such/folder"], 1, &["no/such/folder", "model_index.json"]);
     refused(&["inspect", "--model", &model, "--graph", "walk"], 1, &["ddim-step"]);
-    refused(&["inspect", "--model", &model, "--graph", "unet", "--dtype", "f16"], 1, &["bf16"]);
+    refused(&["bench", "--model", &model, "--device", "cpu", "--dtype", "f16"], 1, &["the processor computes in f32 and bf16"]);
     refused(&["inspect", "--model", &model, "--graph", "vae-decode", "--size", "101x100"], 1, &["multiples of"]);
     refused(&["run", "text", "--model", &model, "--outputs", "x"], 2, &["--inputs"]);
     refused(&["run", "text", "--model", &model, "--inputs", "none.safetensors", "--outputs", "x"], 1, &["none.safetensors"]);
+    refused(&["run", "text", "--inputs", "x", "--outputs", "x", "--steps", "3"], 1, &["--steps", "for ddim"]);
 }
 
 #[test]
@@ -204,7 +210,7 @@ fn a_model_with_a_tensor_too_few_and_one_too_many_is_refused_in_one_report() {
     let inputs = scratch.write(&[("latents", &get("latents")), ("timesteps", &get("timesteps")), ("context", &get("context"))]);
     let (model, outputs) = (scratch.path("model").display().to_string(), scratch.path("o").display().to_string());
     let parts = ["missing: conv_in.bias (the file has `conv_in.bias_`)", "unused: conv_in.bias_"];
-    refused(&["run", "unet", "--model", &model, "--inputs", &inputs, "--outputs", &outputs], 1, &parts);
+    refused(&["run", "unet", "--device", "cpu", "--model", &model, "--inputs", &inputs, "--outputs", &outputs], 1, &parts);
 }
 
 fn copy_all(from: &Path, to: &Path) {
@@ -217,7 +223,7 @@ fn copy_all(from: &Path, to: &Path) {
 }
 
 fn shown(args: &[&str]) -> String {
-    let output = engine(args);
+    let output = program(args);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
 }
@@ -248,7 +254,8 @@ fn inspect_shows_graphs_and_files() {
 fn bench_writes_the_figures_of_every_stage() {
     let (scratch, model) = (Scratch::new(), folder("tiny-a"));
     let json = scratch.path("bench.json").display().to_string();
-    let text = shown(&["bench", "--model", &model, "--size", "16x16", "--repeat", "2", "--json", &json, "--profile", "--face", PHOTO]);
+    let on_cpu = ["bench", "--device", "cpu", "--model", &model, "--size", "16x16"];
+    let text = shown(&[&on_cpu[..], &["--repeat", "2", "--json", &json, "--profile", "--face", PHOTO]].concat());
     assert!(text.contains("vae-decode") && text.contains("GFLOP/s"), "{text}");
     let report: serde_json::Value = serde_json::from_slice(&std::fs::read(&json).unwrap()).unwrap();
     let stages = report["stages"].as_array().unwrap();
@@ -261,15 +268,14 @@ fn bench_writes_the_figures_of_every_stage() {
         assert!(stage["median_ms"].as_f64() <= stage["p95_ms"].as_f64());
         assert!(cfg!(not(target_os = "linux")) || stage["peak_rss_mib"].as_f64().is_some_and(|x| x > 1.0));
     }
-    let whole =
-        shown(&["bench", "--model", &model, "--size", "16x16", "--repeat", "1", "--stages", "generate", "--steps", "2", "--json", &json]);
+    let whole = shown(&[&on_cpu[..], &["--repeat", "1", "--stages", "generate", "--steps", "2", "--json", &json]].concat());
     let report: serde_json::Value = serde_json::from_slice(&std::fs::read(&json).unwrap()).unwrap();
     let picture = &report["stages"][0];
     assert!(whole.contains("generate") && picture["stage"] == "generate" && report.get("cuda").is_none(), "{report}");
     let parts = |name: &str| stages.iter().find(|s| s["stage"] == name).unwrap()["gflop"].as_f64().unwrap();
     let least = parts("text") + 2.0 * parts("unet") + parts("vae-decode");
     assert!(picture["gflop"].as_f64().is_some_and(|all| all > least && all < 1.5 * least), "{picture} against {least}");
-    refused(&["bench", "--model", &model, "--stages", "encode"], 1, &["no encode"]);
+    refused(&["bench", "--device", "cpu", "--model", &model, "--stages", "encode"], 1, &["no encode"]);
     refused(&["bench", "--model", &model, "--device", "null"], 1, &["--device cpu"]);
     refused(&["bench", "--model", &model, "--stages", "dream"], 2, &["vae-encode"]);
 }
@@ -300,5 +306,28 @@ fn bench_simulates_devices_that_are_not_there() {
         assert!((all / report["picture_ms"].as_f64().unwrap() - 1.0).abs() < 1e-6);
     }
     refused(&["bench", "--simulate", "abacus"], 2, &["a100"]);
-    refused(&["bench", "--simulate", "a100", "--stages", "unet"], 2, &["cannot be used with"]);
+    for ignored in
+        [["--stages", "unet"], ["--device", "cuda:7"], ["--dtype", "f16"], ["--steps", "5"], ["--threads", "2"], ["--tiles", "x"]]
+    {
+        refused(&[&["bench", "--simulate", "a100"][..], &ignored].concat(), 2, &["cannot be used with", ignored[0]]);
+    }
+}
+
+/// What `auto` is differs between subcommands, and so does the device that `tune` takes unasked.
+#[test]
+fn every_subcommand_says_what_auto_is() {
+    for (command, parts) in [
+        ("generate", &["auto: the first NVIDIA device that can be used, else the processor", "auto: bf16 for a UNet of more than 100"][..]),
+        ("encode", &["auto: the first NVIDIA device", "auto: f32"]),
+        ("run", &["auto: the first NVIDIA device", "auto: f32"]),
+        ("bench", &["auto: the first NVIDIA device", "auto: bf16 where the device multiplies it natively, else f32"]),
+        ("tune", &["[default: cuda]", "auto: bf16"]),
+        ("inspect", &["auto: f32"]),
+    ] {
+        let help = shown(&[command, "--help"]).split_whitespace().collect::<Vec<_>>().join(" ");
+        for part in parts {
+            assert!(help.contains(part), "`{part}` is not in the help of {command}: {help}");
+        }
+    }
+    assert!(!shown(&["inspect", "--help"]).contains("--device"), "nothing runs there");
 }

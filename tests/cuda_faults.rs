@@ -240,6 +240,45 @@ fn the_program_says_why_there_is_no_device() {
     }
 }
 
+/// `generate` on the device that it takes by itself. Gives what it said of it, and the bytes of the picture.
+fn unasked(mut command: Command, extra: &[&str]) -> (String, Vec<u8>) {
+    let dir = tempfile::tempdir().unwrap();
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tiny-a");
+    command.args(["generate", "--prompt", "oil painting style", "--size", "8x8", "--steps", "1"]).args(extra);
+    let output = command.arg("--model").arg(model).arg("--out").arg(dir.path().join("p.png")).output().unwrap();
+    let text = emulated::text(&output);
+    assert!(output.status.success() && !text.contains("panicked"), "{text}");
+    let said = text.lines().find(|line| line.starts_with("device: ")).unwrap_or_default().to_owned();
+    (said, image::open(dir.path().join("p.png")).unwrap().to_rgb8().into_raw())
+}
+
+#[test]
+fn auto_takes_no_emulated_device_and_says_why_a_driver_is_of_no_use() {
+    let program = Path::new(env!("CARGO_BIN_EXE_dreamid-engine"));
+    let nvrtc = tools::nvrtc().display().to_string();
+    let (none, picture) = unasked(Command::new(program), &["--device", "cpu"]);
+    assert_eq!(none, "", "whoever names a device knows which it is");
+    for (settings, nvrtc, why) in [
+        (&[][..], nvrtc.as_str(), "device cuda:0: is emulated, and emulated devices are taken by name only"),
+        (&[("CUEMU_DEVICE", "none")], &nvrtc, "CUDA_ERROR_NO_DEVICE"),
+        (&[("CUEMU_DRIVER_VERSION", "11040")], &nvrtc, "CUDA 11.4"),
+        (&[("CUEMU_FAIL", "cuInit=CUDA_ERROR_SYSTEM_DRIVER_MISMATCH")], &nvrtc, "start the driver"),
+        (&[], "nowhere/libnvrtc.so", "cannot load NVRTC from nowhere/libnvrtc.so"),
+    ] {
+        let (said, made) = unasked(emulated::command(program, settings), &["--nvrtc", nvrtc]);
+        assert!(said.starts_with("device: cpu; passed over: ") && said.contains(why), "expected `{why}`: {said}");
+        assert_eq!(made, picture, "{why}");
+    }
+    if cuda::has_driver() {
+        println!("skipped: this machine has a driver");
+    } else {
+        assert_eq!(unasked(Command::new(program), &[]), ("device: cpu".to_owned(), picture));
+    }
+    // by name the emulated device is taken, by `tune` unasked
+    let refused = emulated::command(program, &[("CUEMU_DEVICE", "none")]).arg("tune").output().unwrap();
+    assert!(!refused.status.success() && emulated::text(&refused).contains("error: device cuda"), "{}", emulated::text(&refused));
+}
+
 #[test]
 fn the_program_says_what_is_wrong_with_the_compiler() {
     let with = |settings: &[(&str, &str)], nvrtc: &str| {

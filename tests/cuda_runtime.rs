@@ -9,7 +9,7 @@ use common::emulated::calls;
 use common::small::{bytes, bytes_of, call, close, graph, inputs, open, options, weights};
 use common::tools;
 use dreamid_engine::device::cuda::{self, CudaOptions};
-use dreamid_engine::device::{Arch, Device, DeviceOptions};
+use dreamid_engine::device::{Arch, Choice, Device, DeviceOptions};
 use dreamid_engine::exec::Executable;
 use dreamid_engine::graph::{Builder, Graph, lower};
 use dreamid_engine::models::ModelFolder;
@@ -229,6 +229,10 @@ fn numbers() {
         let (free, total) = device.memory().unwrap();
         assert!(free <= total && total > 0, "{free} of {total}");
     }
+    // both are emulated
+    let Choice { device, passed_over } = Device::choose(&options()).unwrap();
+    assert!(device.name() == "cpu" && passed_over.len() == 2, "{device:?}, {passed_over:?}");
+    assert_eq!(Device::open("auto", &options()).unwrap().name(), "cpu");
     let error = Device::open("cuda:2", &options()).unwrap_err().to_string();
     assert!(error.contains("cuda:2") && error.contains("CUDA_ERROR_INVALID_DEVICE") && error.contains("nvidia-smi"), "{error}");
 }

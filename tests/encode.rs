@@ -82,8 +82,10 @@ fn pipeline(model: &Path) -> Pipeline {
     Pipeline::new(ModelFolder::open(model).unwrap(), Device::cpu().unwrap(), DType::F32).unwrap()
 }
 
+/// The program, on the processor unless another device is named.
 fn engine(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_dreamid-engine")).args(args).output().unwrap()
+    let usual: &[&str] = if args.contains(&"--device") { &[] } else { &["--device", "cpu"] };
+    Command::new(env!("CARGO_BIN_EXE_dreamid-engine")).args(args).args(usual).output().unwrap()
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -207,7 +209,8 @@ fn an_interrupt_stops_after_the_step_and_leaves_nothing() {
     let tiny = root().join("tests/fixtures/tiny-a").display().to_string();
     let out = tempfile::tempdir().unwrap();
     let target = out.path().join("x.png").display().to_string();
-    let args = ["generate", "--model", &tiny, "--prompt", "a cat", "--steps", "999", "--size", "64x64", "--out", &target];
+    let args =
+        ["generate", "--model", &tiny, "--prompt", "a cat", "--steps", "999", "--size", "64x64", "--out", &target, "--device", "cpu"];
     let mut child = Command::new(env!("CARGO_BIN_EXE_dreamid-engine")).args(args).stderr(std::process::Stdio::piped()).spawn().unwrap();
     let mut stderr = BufReader::new(child.stderr.take().unwrap());
     let mut line = String::new();

@@ -142,7 +142,9 @@ fn the_null_device_plans_and_refuses_to_compute() {
 
 #[test]
 fn devices_are_named_with_what_to_use_instead() {
-    assert_eq!(Device::parse("auto", Some(1)).unwrap().name(), "cpu");
+    assert_eq!(Device::parse("cpu", Some(1)).unwrap().name(), "cpu");
+    let auto = Device::parse("auto", Some(1)).unwrap();
+    assert!(matches!(auto, Device::Cpu(_)) || matches!(&auto, Device::Cuda(cuda) if !cuda.is_emulated()), "{auto:?}");
     assert_eq!(Device::parse("null", None).unwrap().name(), "null");
     match Device::parse("cuda:0", None) {
         Ok(device) => assert_eq!(device.name(), "cuda:0"),

@@ -125,6 +125,7 @@ fn checks() -> Vec<Check> {
     }
     all.push(Check { name: "16 bits are as good as on the processor".into(), few: false, run: Box::new(|_| in_16_bits()) });
     all.push(Check { name: "thirty replayed steps equal diffusers".into(), few: false, run: Box::new(|_| thirty_steps()) });
+    all.push(Check { name: "auto takes the device".into(), few: true, run: Box::new(auto) });
     all.push(Check { name: "a whole request gives the picture of the processor".into(), few: false, run: Box::new(|_| request()) });
     all
 }
@@ -197,6 +198,14 @@ fn thirty_steps() -> Result<(), String> {
     let given = given(&want, "ddim", &["latents", "context", "context_uncond"]);
     let got = run(on_cuda, "ddim", "tiny-a", "f32", &given, &["--steps", "30", "--guidance", "7.5"]);
     is_close(error(&got.tensor("final").unwrap(), &want.tensor("ddim.final").unwrap()))
+}
+
+/// A real device; the processor if the device is emulated.
+fn auto(device: &Device) -> Result<(), String> {
+    let Device::Cuda(cuda) = device else { return Err(format!("{} is no CUDA device", device.name())) };
+    let want = if cuda.is_emulated() { "cpu" } else { cuda.name() };
+    let choice = Device::choose(&options()).map_err(|e| e.to_string())?;
+    if choice.device.name() == want { Ok(()) } else { Err(format!("{choice:?} instead of {want}")) }
 }
 
 fn request() -> Result<(), String> {

@@ -1,7 +1,7 @@
 //! `encode`: the person in a photograph, to a file of a few kilobytes.
 
 use super::generate::shown;
-use super::{DeviceArgs, FaceArgs, ModelArgs, show};
+use super::{DeviceArgs, FaceArgs, ModelArgs, precision_help, show};
 use clap::Args;
 use dreamid_engine::pipeline::{Encoded, Pipeline, prepare_file};
 use dreamid_engine::{DType, Result};
@@ -10,6 +10,7 @@ use std::time::Duration;
 
 /// Arguments of `encode`.
 #[derive(Args)]
+#[command(mut_arg("dtype", |arg| precision_help(arg, "f32")))]
 pub(crate) struct EncodeArgs {
     #[command(flatten)]
     model: ModelArgs,
@@ -27,7 +28,7 @@ pub(crate) fn run(args: &EncodeArgs) -> Result<()> {
     prepare_file(&args.out)?;
     let photo = args.face.photo()?;
     let device = args.device.open()?;
-    let dtype = args.device.dtype_or(DType::F32)?;
+    let dtype = args.device.dtype_or(&device, DType::F32)?;
     let encoded = Pipeline::new(args.model.open()?, device, dtype)?.encode(&photo, args.face.selection())?;
     encoded.identity.save(&args.out)?;
     let (identity, about) = (&encoded.identity, encoded.identity.about());

@@ -1,7 +1,7 @@
 //! `generate`: pictures of a person by a prompt.
 
 use super::progress::Display;
-use super::{DeviceArgs, FaceArgs, ModelArgs, show};
+use super::{DeviceArgs, FaceArgs, ModelArgs, precision_help, show};
 use clap::{Args, ValueEnum};
 use dreamid_engine::device::Device;
 use dreamid_engine::graph::Graph;
@@ -17,6 +17,7 @@ const LARGE: usize = 100_000_000;
 
 /// Arguments of `generate`.
 #[derive(Args)]
+#[command(mut_arg("dtype", |arg| precision_help(arg, "bf16 for a UNet of more than 100 million parameters where the device multiplies it natively, else f32")))]
 pub(crate) struct GenerateArgs {
     #[command(flatten)]
     model: ModelArgs,
@@ -83,7 +84,7 @@ pub(crate) fn run(args: &GenerateArgs) -> Result<()> {
     let known = args.identity.as_deref().map(Identity::load).transpose()?;
     let device = args.device.open()?;
     let model = args.model.open()?;
-    let dtype = args.device.dtype_or(auto_dtype(&model, &device)?)?;
+    let dtype = args.device.dtype_or(&device, auto_dtype(&model, &device)?)?;
     let mut pipeline = Pipeline::new(model, device, dtype)?;
     let identity = match known {
         Some(identity) => Some(identity),
@@ -156,7 +157,7 @@ fn read_face(args: &GenerateArgs, pipeline: &mut Pipeline) -> Result<Option<Iden
     Ok(Some(encoded.identity))
 }
 
-/// f32, but bf16 for a large model on a processor that multiplies it natively.
+/// f32, but bf16 for a large model on a device that multiplies it natively.
 fn auto_dtype(model: &ModelFolder, device: &Device) -> Result<DType> {
     let size = UnetSize { batch: 1, height: 8, width: 8, tokens: 1 };
     let parameters = |g: &Graph| g.params().map(|(_, v)| g.ty(v).shape.elements()).sum::<usize>();

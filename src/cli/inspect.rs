@@ -2,7 +2,7 @@
 
 use super::format::{grouped, mib, table};
 use super::graphs::{self, Named, Sizes};
-use super::{DeviceArgs, ModelArgs, show};
+use super::{ModelArgs, Precision, show};
 use clap::{Args, ValueEnum};
 use dreamid_engine::graph::dump::{self, Total};
 use dreamid_engine::graph::{Graph, Plan};
@@ -16,7 +16,7 @@ use std::path::PathBuf;
 #[derive(Args)]
 pub(crate) struct InspectArgs {
     /// A safetensors file to list instead of a model
-    #[arg(conflicts_with_all = ["model", "graph", "dump"])]
+    #[arg(conflicts_with_all = ["model", "graph", "dump", "count", "size", "dtype"])]
     file: Option<PathBuf>,
     #[command(flatten)]
     model: ModelArgs,
@@ -27,13 +27,14 @@ pub(crate) struct InspectArgs {
     #[arg(long, value_enum, requires = "graph")]
     dump: Option<Dump>,
     /// Pictures made together
-    #[arg(long, default_value = "1")]
+    #[arg(long, value_name = "N", default_value = "1")]
     count: std::num::NonZeroUsize,
     /// Size of the pictures [default: what the model was made for]
     #[arg(long, value_name = "WxH", value_parser = parse_size)]
     size: Option<[usize; 2]>,
-    #[command(flatten)]
-    device: DeviceArgs,
+    /// Storage of weights and activations that bytes and memory are counted for; auto: f32
+    #[arg(long, value_enum, default_value_t = Precision::F32)]
+    dtype: Precision,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -48,7 +49,7 @@ pub(crate) fn run(args: &InspectArgs) -> Result<()> {
         return show(&file_listing(&Weights::open(file)?));
     }
     let model = args.model.open()?;
-    let dtype = args.device.dtype_or(DType::F32)?;
+    let dtype = args.dtype.or(DType::F32);
     let sizes = Sizes { images: args.count.get(), picture: args.size, steps: 30 };
     match &args.graph {
         None => show(&overview(&model, dtype, sizes)?),

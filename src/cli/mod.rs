@@ -13,7 +13,7 @@ mod tune;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use dreamid_engine::device::cpu::Isa;
 use dreamid_engine::device::cuda::CudaOptions;
-use dreamid_engine::device::{Device, DeviceOptions};
+use dreamid_engine::device::{Choice, Device, DeviceOptions};
 use dreamid_engine::models::ModelFolder;
 use dreamid_engine::pipeline::{Image, Selection};
 use dreamid_engine::{DType, Error, Result, embedded};
@@ -27,7 +27,8 @@ pub(crate) struct Cli {
     #[command(subcommand)]
     command: Command,
     /// Say more: -v what happens, -vv everything
-    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    // after the subcommand's own
+    #[arg(short, long, global = true, action = clap::ArgAction::Count, display_order = 1000)]
     verbose: u8,
 }
 
@@ -92,14 +93,15 @@ impl ModelArgs {
 /// Where to compute, and in which precision.
 #[derive(Args)]
 pub(crate) struct DeviceArgs {
-    /// auto, cpu, cuda:N
-    #[arg(long, default_value = "auto")]
+    /// cpu, cuda:N, or auto: the first NVIDIA device that can be used, else the processor
+    #[arg(long, value_name = "DEVICE", default_value = "auto")]
     pub(crate) device: String,
-    /// Storage of weights and activations; auto: see the subcommand
+    /// Storage of weights and activations; f16 on NVIDIA devices only
+    // each subcommand adds what auto means there
     #[arg(long, value_enum, default_value_t = Precision::Auto)]
     pub(crate) dtype: Precision,
-    /// Threads of the CPU [default: one for each core]
-    #[arg(long)]
+    /// Threads of the processor [default: one for each core]
+    #[arg(long, value_name = "N")]
     pub(crate) threads: Option<std::num::NonZeroUsize>,
     /// CUDA: library of NVRTC, the run-time compiler [default: where the system looks for libraries]
     #[arg(long, value_name = "FILE")]
@@ -124,10 +126,30 @@ pub(crate) enum Precision {
     F16,
 }
 
+impl Precision {
+    /// The type; `auto` if it is left open.
+    pub(crate) fn or(self, auto: DType) -> DType {
+        match self {
+            Self::Auto => auto,
+            Self::F32 => DType::F32,
+            Self::Bf16 => DType::Bf16,
+            Self::F16 => DType::F16,
+        }
+    }
+}
+
 impl DeviceArgs {
-    /// Opens the device.
+    /// Opens the device. Which one `auto` is, and why nothing faster, is said on standard error.
     pub(crate) fn open(&self) -> Result<Device> {
-        Device::open(&self.device, &self.options()?)
+        let options = self.options()?;
+        if self.device != "auto" {
+            return Device::open(&self.device, &options);
+        }
+        let Choice { device, passed_over } = Device::choose(&options)?;
+        let model = if let Device::Cuda(cuda) = &device { format!(", {}", cuda.model()) } else { String::new() };
+        let why: String = passed_over.iter().map(|error| format!("; passed over: {}", with_causes(error))).collect();
+        eprintln!("device: {}{model}{why}", device.name());
+        Ok(device)
     }
 
     /// How the device is opened.
@@ -150,24 +172,25 @@ impl DeviceArgs {
         self.kernels_folder().map(|folder| folder.join("tiles"))
     }
 
-    /// The precision asked for; `auto` if none is.
-    pub(crate) fn dtype_or(&self, auto: DType) -> Result<DType> {
-        match self.dtype {
-            Precision::Auto => Ok(auto),
-            Precision::F32 => Ok(DType::F32),
-            Precision::Bf16 => Ok(DType::Bf16),
-            Precision::F16 if self.device.starts_with("cuda") => Ok(DType::F16),
-            Precision::F16 => {
-                let what = "the processor computes in f32 and bf16 (files in f16 are read as either); use --dtype f32 or bf16";
-                Err(Error::Device { device: "cpu".into(), what: what.into() })
-            }
+    /// The precision asked for, if `device` computes in it; `auto` if none is.
+    pub(crate) fn dtype_or(&self, device: &Device, auto: DType) -> Result<DType> {
+        if self.dtype == Precision::F16 && matches!(device, Device::Cpu(_)) {
+            let what = "the processor computes in f32 and bf16 (files in f16 are read as either); use --dtype f32 or bf16";
+            return Err(Error::Device { device: "cpu".into(), what: what.into() });
         }
+        Ok(self.dtype.or(auto))
     }
 
-    /// The precision asked for; else bf16 where the processor multiplies it natively, else f32.
+    /// The precision asked for; else bf16 where the device multiplies it natively, else f32.
     pub(crate) fn fast_dtype(&self, device: &Device) -> Result<DType> {
-        self.dtype_or(fast_dtype(device))
+        self.dtype_or(device, fast_dtype(device))
     }
+}
+
+/// The help of `--dtype` with what `auto` means for a subcommand.
+fn precision_help(arg: clap::Arg, auto: &str) -> clap::Arg {
+    let help = arg.get_help().map_or(String::new(), |help| format!("{help}; "));
+    arg.help(format!("{help}auto: {auto}"))
 }
 
 /// bf16 where the device multiplies it natively, else f32.

@@ -2,7 +2,7 @@
 
 use super::format::table;
 use super::graphs::{self, Sizes};
-use super::{DeviceArgs, ModelArgs, progress, show};
+use super::{DeviceArgs, ModelArgs, precision_help, progress, show};
 use clap::Args;
 use dreamid_engine::device::cuda::{Cuda, Tuned, TunedProduct, tiles_file};
 use dreamid_engine::device::{Device, Tiles};
@@ -16,6 +16,8 @@ use std::sync::atomic::Ordering;
 
 /// Arguments of `tune`.
 #[derive(Args)]
+#[command(mut_arg("device", |arg| arg.default_value("cuda").help("The NVIDIA device: cuda for the first, or cuda:N")))]
+#[command(mut_arg("dtype", |arg| precision_help(arg, "bf16")))]
 pub(crate) struct TuneArgs {
     #[command(flatten)]
     model: ModelArgs,
@@ -53,7 +55,7 @@ pub(crate) fn run(args: &TuneArgs) -> Result<()> {
                     change results, and choices of an emulated device are kept under its own name.\n";
     show(&format!("{}, driver {}\n{}", cuda.model(), cuda.facts().driver, if cuda.is_emulated() { emulated } else { "" }))?;
     let model = args.model.open()?;
-    let sites = tune::products(&graphs_of(args, &model)?, cuda)?;
+    let sites = tune::products(&graphs_of(args, &model, args.device.dtype_or(&device, DType::Bf16)?)?, cuda)?;
     let before = if args.again { None } else { Tuned::load(&path, cuda) };
     let mut tuned = before.unwrap_or_else(|| Tuned::new(cuda));
     let care = if args.once || cuda.is_emulated() { Care::ONCE } else { Care::FULL };
@@ -88,8 +90,7 @@ fn measure(sites: &[ProductSite], cuda: &Cuda, care: Care, tuned: &mut Tuned, pa
 }
 
 /// The graphs that pictures are made with, and on demand those of training.
-fn graphs_of(args: &TuneArgs, model: &ModelFolder) -> Result<Vec<Graph>> {
-    let dtype = args.device.dtype_or(DType::Bf16)?;
+fn graphs_of(args: &TuneArgs, model: &ModelFolder, dtype: DType) -> Result<Vec<Graph>> {
     let sizes = Sizes { images: args.batch.get(), picture: args.size, steps: 30 };
     let mut all = Vec::new();
     for name in graphs::NAMES.into_iter().filter(|&name| name != "unet") {

@@ -1,11 +1,13 @@
 //! Where graphs run.
 
+mod choice;
 pub mod cpu;
 pub mod cuda;
 mod launch;
 pub(crate) mod params;
 mod target;
 
+pub use choice::Choice;
 pub(crate) use launch::kernel_file;
 pub use launch::{Arch, HEADERS, KernelFile, KernelKey, Launch, Lowered, kernel_type};
 pub(crate) use params::kernel_params;
@@ -48,10 +50,12 @@ impl Device {
         Self::open(name, &DeviceOptions { threads, ..DeviceOptions::default() })
     }
 
-    /// A device by name: `auto`, `cpu`, `cuda:N` or `null`. `auto` is the CPU: not every operation has its kernel yet.
+    /// A device by name: `auto`, `cpu`, `cuda:N` or `null`. `auto` is what [`Device::choose`] comes to: results differ between devices by
+    /// rounding, so whoever needs the same bits everywhere names one.
     pub fn open(name: &str, options: &DeviceOptions) -> Result<Self> {
         match name {
-            "auto" | "cpu" => Ok(Self::Cpu(Arc::new(Cpu::new(options.threads)?))),
+            "auto" => Ok(Self::choose(options)?.device),
+            "cpu" => Ok(Self::Cpu(Arc::new(Cpu::new(options.threads)?))),
             "null" => Ok(Self::Null),
             _ if name.starts_with("cuda") => Ok(Self::Cuda(Arc::new(Cuda::open(cuda::ordinal(name)?, &options.cuda, options.threads)?))),
             _ => Err(Error::input(format!("there is no device `{name}`; use auto, cpu, cuda:N or null"))),

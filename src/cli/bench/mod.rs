@@ -11,7 +11,7 @@ mod stage;
 
 use super::format::table;
 use super::graphs::{self, Sizes};
-use super::{DeviceArgs, ModelArgs, show};
+use super::{DeviceArgs, ModelArgs, precision_help, show};
 use ceilings::Ceilings;
 use clap::{Args, ValueEnum};
 use device::DeviceReport;
@@ -27,8 +27,27 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Instant;
 
+/// What says how to measure, and so has no meaning for a bound.
+const MEASURING: [&str; 14] = [
+    "model",
+    "stages",
+    "face",
+    "size",
+    "steps",
+    "repeat",
+    "profile",
+    "device",
+    "dtype",
+    "threads",
+    "nvrtc",
+    "kernel_cache",
+    "tiles",
+    "no_tiles",
+];
+
 /// Arguments of `bench`.
 #[derive(Args)]
+#[command(mut_arg("dtype", |arg| precision_help(arg, "bf16 where the device multiplies it natively, else f32")))]
 pub(crate) struct BenchArgs {
     #[command(flatten)]
     model: ModelArgs,
@@ -54,9 +73,8 @@ pub(crate) struct BenchArgs {
     #[arg(long)]
     profile: bool,
     /// Measure nothing: bounds of the CUDA kernels on a device, for full-size Stable Diffusion 2.1-base at 512x512
-    #[arg(long, value_enum, value_name = "DEVICE", conflicts_with_all = ["model", "stages", "face", "size", "repeat", "profile"])]
+    #[arg(long, value_enum, value_name = "DEVICE", conflicts_with_all = MEASURING)]
     simulate: Option<simulate::Simulated>,
-    /// Precision auto means bf16 where the processor multiplies it natively, else f32
     #[command(flatten)]
     device: DeviceArgs,
 }

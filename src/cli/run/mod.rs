@@ -5,7 +5,7 @@ mod gradient;
 mod inputs;
 mod networks;
 
-use super::{DeviceArgs, ModelArgs, show};
+use super::{DeviceArgs, ModelArgs, precision_help, show};
 use clap::{Args, ValueEnum};
 use dreamid_engine::device::Device;
 use dreamid_engine::models::ModelFolder;
@@ -20,6 +20,7 @@ use std::time::Instant;
 ///
 /// Pictures and latents are [B,C,H,W] in f32; integers may be i32 or i64. Inputs and outputs are safetensors files.
 #[derive(Args)]
+#[command(mut_arg("dtype", |arg| precision_help(arg, "f32")))]
 pub(crate) struct RunArgs {
     /// What to run
     #[arg(value_enum)]
@@ -35,16 +36,15 @@ pub(crate) struct RunArgs {
     /// tokenize: a JSON array of strings
     #[arg(long, value_name = "FILE", conflicts_with = "inputs")]
     prompts: Option<PathBuf>,
-    /// ddim: number of steps
-    #[arg(long, default_value_t = 30)]
-    steps: usize,
-    /// ddim: guidance; 1 leaves the unconditional half out
-    #[arg(long, default_value_t = 7.5)]
-    guidance: f32,
+    /// ddim: number of steps [default: 30]
+    #[arg(long, value_name = "N")]
+    steps: Option<usize>,
+    /// ddim: guidance; 1 leaves the unconditional half out [default: 7.5]
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    guidance: Option<f32>,
     /// Stop at the first value that is not finite, naming the place in the model
     #[arg(long)]
     watch: bool,
-    /// Precision auto means f32 here
     #[command(flatten)]
     device: DeviceArgs,
 }
@@ -74,6 +74,9 @@ type Outputs = Vec<(String, Tensor)>;
 
 /// Carries out `run`.
 pub(crate) fn run(args: &RunArgs) -> Result<()> {
+    if args.graph != Name::Ddim && (args.steps.is_some() || args.guidance.is_some()) {
+        return Err(Error::input("--steps and --guidance are for ddim"));
+    }
     let model = args.model.open()?;
     let start = Instant::now();
     let outputs = match (args.graph, &args.prompts, &args.inputs) {
@@ -98,7 +101,8 @@ struct Setting<'a> {
 }
 
 fn network(args: &RunArgs, model: &ModelFolder, file: &Path) -> Result<Outputs> {
-    let setting = Setting { model, device: args.device.open()?, dtype: args.device.dtype_or(DType::F32)?, watch: args.watch };
+    let device = args.device.open()?;
+    let setting = Setting { model, dtype: args.device.dtype_or(&device, DType::F32)?, device, watch: args.watch };
     let name = args.graph.to_possible_value().map_or(String::new(), |v| format!("`run {}` takes {}", v.get_name(), takes(args.graph)));
     let mut inputs = Inputs::open(file, name)?;
     match args.graph {
@@ -107,7 +111,7 @@ fn network(args: &RunArgs, model: &ModelFolder, file: &Path) -> Result<Outputs> 
         Name::VaeEncode => networks::vae_encode(&setting, &mut inputs),
         Name::VaeDecode => networks::vae_decode(&setting, &mut inputs),
         Name::Identity => networks::identity(&setting, &mut inputs),
-        Name::Ddim => ddim::ddim(&setting, &mut inputs, args.steps, args.guidance),
+        Name::Ddim => ddim::ddim(&setting, &mut inputs, args.steps.unwrap_or(30), args.guidance.unwrap_or(7.5)),
         Name::DenoisingGradient => gradient::denoising_gradient(&setting, &mut inputs),
         Name::Tokenize => Err(Error::input("tokenize takes --prompts")),
     }

@@ -166,6 +166,12 @@ fn check(result: CUresult) -> Result<(), CudaStatus> {
     CudaStatus::of(result).map_or(Ok(()), Err)
 }
 
+/// True if a driver is installed, of whatever version and state.
+pub fn has_driver() -> bool {
+    // SAFETY: this only tries to load the driver's library by its usual names and lets go of it again.
+    unsafe { sys::is_culib_present() }
+}
+
 /// Number of CUDA devices, or why there is none. Never panics.
 pub fn count() -> Result<u32> {
     find_driver("cuda")?;
@@ -179,8 +185,7 @@ pub fn count() -> Result<u32> {
 /// old one lacks a function. Gives its version.
 fn find_driver(device: &str) -> Result<i32> {
     let fail = |what: String| Err(Error::Device { device: device.to_owned(), what });
-    // SAFETY: this only tries to load the driver's library by its usual names and lets go of it again.
-    if !unsafe { sys::is_culib_present() } {
+    if !has_driver() {
         return fail("no NVIDIA driver is installed here (its library libcuda was not found). Use --device cpu".into());
     }
     let mut version = 0;

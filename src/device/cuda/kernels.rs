@@ -4,8 +4,8 @@ use super::cache::{self, Cache};
 use super::context::Context;
 use super::nvrtc::{Code, Lazy, Source};
 use super::{CudaFailure, CudaOptions, CudaStatus};
-use crate::device::KernelKey;
 use crate::device::cpu::Cpu;
+use crate::device::{Arch, KernelKey};
 use crate::{Error, Result};
 use cudarc::driver::sys::{self, CUfunction, CUmodule};
 use rayon::prelude::*;
@@ -55,6 +55,11 @@ impl Kernels {
     pub(super) fn new(options: &CudaOptions) -> Self {
         let (nvrtc, cache) = (Lazy::new(options.nvrtc.clone()), Cache::new(options.cache.clone()));
         Self { nvrtc, cache, assembly: AtomicBool::new(options.ptx), modules: Mutex::default() }
+    }
+
+    /// Fails if there is no compiler that makes what `arch` runs.
+    pub(super) fn ready(&self, arch: Arch) -> Result<()> {
+        self.nvrtc.get()?.target(arch, Code::Ptx).map(drop)
     }
 
     /// Compiles what is not there yet, on all cores, and loads it.

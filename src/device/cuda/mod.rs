@@ -12,7 +12,7 @@ mod status;
 mod tape;
 mod tuned;
 
-pub use context::count;
+pub use context::{count, has_driver};
 pub use facts::Facts;
 pub(crate) use memory::DeviceMemory;
 pub use nvrtc::Code;
@@ -74,6 +74,11 @@ impl Cuda {
         let target = Target { arch: self.target.arch, tiles: Arc::new(tiles) };
         let (context, kernels) = (self.context.clone(), self.kernels.clone());
         Self { context, target, kernels, host: self.host.clone(), staging: self.staging.clone() }
+    }
+
+    /// Fails, with the reason, if kernels cannot be compiled for the device: NVRTC is missing, or too old for it.
+    pub fn ready(&self) -> Result<()> {
+        self.kernels.ready(self.arch())
     }
 
     /// `cuda:N`.
