@@ -5,10 +5,12 @@
 
 mod common;
 
+use common::compiled::family;
 use common::cores::on_all_cores;
+use common::lowering::{self, ARCHS};
 use common::sass::{Kind, Mix, main_loops};
 use common::table::compare_with_table;
-use common::{lowering, tools};
+use common::tools;
 use dreamid_engine::DType;
 use dreamid_engine::device::cuda::{Code, Compiler};
 use dreamid_engine::device::{Arch, KernelKey};
@@ -22,7 +24,6 @@ use std::sync::Mutex;
 
 /// Writes the tables anew.
 const UPDATE: &str = "UPDATE_RESOURCES";
-const ARCHS: [u32; 6] = [80, 86, 89, 90, 100, 120];
 
 /// Kernels that are made for tensor cores, which may not spill, and the devices whose machine code is looked at. f16 differs from bf16 by the name of a type.
 const PRODUCTS: [&str; 6] = ["linear", "conv2d", "attention", "linear_grad", "conv2d_grad", "attention_grad"];
@@ -174,7 +175,7 @@ fn assembly_is_the_same_within_a_family() {
             let text = fs::read_to_string(path).unwrap();
             text.lines().filter(|line| !named(line)).map(str::to_owned).collect::<Vec<_>>()
         };
-        for arch in archs.iter().filter(|&&a| text(a) != text(family(a))) {
+        for arch in archs.iter().filter(|&&a| text(a) != text(family(Arch(a)).0)) {
             failures.lock().unwrap().push(format!("{} on sm_{arch}", keys[i]));
         }
     });
@@ -186,18 +187,9 @@ fn row_name(kernel: &str, arch: u32) -> String {
     format!("{},{arch}", kernel.replace(',', " "))
 }
 
-/// The oldest kind of device whose assembly is that of `arch`, its target's name aside: compiling takes longer than assembling.
-fn family(arch: u32) -> u32 {
-    match arch {
-        80 | 89 | 90 => 80,
-        100 | 120 => 100,
-        other => other,
-    }
-}
-
 /// Compiles to assembly, then assembles it; both are kept in the target folder, because they take long and change seldom.
 fn resources(compiler: &Compiler, key: &KernelKey, arch: Arch) -> Result<Resources, String> {
-    let ptx = common::compiled::assembly(compiler, key, Arch(family(arch.0)))?;
+    let ptx = common::compiled::assembly(compiler, key, family(arch))?;
     let report = ptx.with_extension(format!("sm_{}.txt", arch.0));
     if !report.is_file() {
         let output = Command::new(tools::ptxas())
@@ -216,7 +208,7 @@ fn resources(compiler: &Compiler, key: &KernelKey, arch: Arch) -> Result<Resourc
 
 /// The machine code of a kernel as text, likewise kept.
 fn disassembled(compiler: &Compiler, key: &KernelKey, arch: Arch) -> Result<String, String> {
-    let ptx = common::compiled::assembly(compiler, key, Arch(family(arch.0)))?;
+    let ptx = common::compiled::assembly(compiler, key, family(arch))?;
     let listing = ptx.with_extension(format!("sm_{}.sass", arch.0));
     if !listing.is_file() {
         let code = tempfile::NamedTempFile::new().map_err(|e| e.to_string())?;

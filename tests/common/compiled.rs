@@ -26,6 +26,15 @@ pub(crate) fn assembly(compiler: &Compiler, key: &KernelKey, arch: Arch) -> Resu
     Ok(path)
 }
 
+/// The oldest kind of device whose assembly is that of `arch`, its target's name aside: compiling takes longer than assembling.
+pub(crate) fn family(arch: Arch) -> Arch {
+    match arch.0 {
+        80 | 89 | 90 => Arch(80),
+        100 | 120 => Arch(100),
+        _ => arch,
+    }
+}
+
 /// The headers that a text includes, and those that they include, by name: a change of any other one costs no time.
 fn included(text: &str) -> BTreeMap<&'static str, &'static str> {
     let mut found = BTreeMap::new();

@@ -8,6 +8,19 @@ use dreamid_engine::models::graphs::{self, StepSize, UnetSize};
 use dreamid_engine::models::{ClipVisionConfig, ModelFolder};
 use dreamid_engine::ops::Case;
 
+/// Kinds of devices that kernels are made for.
+pub(crate) const ARCHS: [u32; 6] = [80, 86, 89, 90, 100, 120];
+
+/// Bytes of shared memory that a block can have, static and dynamic together: CUDA C++ Programming Guide, technical specifications.
+pub(crate) fn most_shared(arch: u32) -> u32 {
+    let kib = match arch {
+        80 => 163,
+        86 | 89 | 120 => 99,
+        _ => 227,
+    };
+    kib << 10
+}
+
 /// Types of the inputs and outputs of a case.
 pub(crate) fn types(case: &Case) -> (Vec<Option<dreamid_engine::Ty>>, Vec<dreamid_engine::Ty>) {
     let ins: Vec<_> = case.inputs.iter().map(|i| i.map(|i| i.ty)).collect();
