@@ -18,4 +18,4 @@ pub use fault::{Fault, FaultKind};
 pub use install::install;
 pub use machine::{Launch, Sampled, Touched, run, run_blocks};
 pub use memory::Memory;
-pub use ptx::{Entry, Module, Param, Variable};
+pub use ptx::{Entry, Module, Param, Variable, form_of, forms};

@@ -131,7 +131,7 @@ impl Driver {
             2 if attribute.value[0] != 0 => "cooperative launches",
             4 if attribute.value[..3] != [1, 1, 1] => "clusters of blocks",
             7 | 12 | 13 => "launch events and nodes that a device updates",
-            // Hints about caches, priorities and ordering that never weaken what a stream promises.
+            // Hints about caches and priorities; and leave to start early (6), of which no use is made.
             0..=11 | 14 => return Ok(()),
             _ => return Err(Status::INVALID_VALUE),
         };

@@ -28,8 +28,8 @@ impl Block<'_> {
                 self.each(active, |block, lane| block.rows[w].b32[instr.o[0] as usize][lane] = active);
                 Ok(())
             }
-            Op::Clock { wide } => {
-                let now = self.executed.iter().sum::<u64>();
+            Op::Clock { wide, upper } => {
+                let now = self.executed.iter().sum::<u64>() >> if upper { 32 } else { 0 };
                 self.each(active, |block, lane| match wide {
                     true => block.rows[w].b64[instr.o[0] as usize][lane] = now,
                     false => block.rows[w].b32[instr.o[0] as usize][lane] = now as u32,

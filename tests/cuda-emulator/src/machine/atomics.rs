@@ -2,7 +2,7 @@
 
 use super::access::Addresses;
 use super::block::Block;
-use super::lanes::lanes_of;
+use super::lanes::{add_bf16x2, add_f16x2, add_f32, lanes_of};
 use super::stop::Stop;
 use crate::FaultKind;
 use crate::ptx::program::{Access, AtomicOp, Instr, Number, Place};
@@ -28,7 +28,11 @@ impl Block<'_> {
                 false => u64::from(self.rows[w].b32[row][lane]),
             };
             let (x, y) = (operand(a), operand(b));
-            let new = |old: u64| changed(op, number, old, x, y);
+            let new = |old: u64| match (op, number) {
+                // By the ISA sums in global memory flush subnormal numbers, those in shared memory do not.
+                (AtomicOp::Add, Number::F32) => u64::from(add_f32(old as u32, x as u32, access.place == Place::Global)),
+                _ => changed(op, number, old, x, y),
+            };
             let old = match access.place {
                 Place::Shared => {
                     self.shared.check(at[lane], bytes, n)?;
@@ -63,14 +67,12 @@ impl Block<'_> {
     }
 }
 
-/// What an atomic leaves in memory.
+/// What an atomic leaves in memory; sums of f32 apart.
 fn changed(op: AtomicOp, number: Number, old: u64, x: u64, y: u64) -> u64 {
-    let float = |bits: u64| f32::from_bits(bits as u32);
     match (op, number) {
-        (AtomicOp::Add, Number::F32) => u64::from((float(old) + float(x)).to_bits()),
         (AtomicOp::Add, Number::F64) => (f64::from_bits(old) + f64::from_bits(x)).to_bits(),
-        (AtomicOp::Add, Number::F16x2) => u64::from(super::lanes::add_f16x2(old as u32, x as u32)),
-        (AtomicOp::Add, Number::Bf16x2) => u64::from(super::lanes::add_bf16x2(old as u32, x as u32)),
+        (AtomicOp::Add, Number::F16x2) => u64::from(add_f16x2(old as u32, x as u32)),
+        (AtomicOp::Add, Number::Bf16x2) => u64::from(add_bf16x2(old as u32, x as u32)),
         (AtomicOp::Add, Number::U64 | Number::S64) => old.wrapping_add(x),
         (AtomicOp::Add, _) => u64::from((old as u32).wrapping_add(x as u32)),
         (AtomicOp::Min, Number::S32) => u64::from((old as i32).min(x as i32) as u32),

@@ -13,6 +13,9 @@ use super::warp::{Fragment, Wait, Warp};
 use crate::ptx::program::{BarrierKind, Instr, Preset32, Program, Special};
 use crate::{Counters, DeviceModel, Fault, FaultKind};
 
+/// Shared memory is counted in units of so many bytes, on sm_80 and newer.
+const SHARED_UNIT: u32 = 128;
+
 /// What runs the blocks of a launch, one after the other, on one thread of the host.
 pub(super) struct Block<'a> {
     pub(super) launch: &'a Launch<'a>,
@@ -147,12 +150,12 @@ impl<'a> Block<'a> {
                     Special::Nctaid(a) => self.launch.grid[a as usize],
                     Special::Lane => lane as u32,
                     Special::Warp => w as u32,
-                    Special::Warps => self.threads.div_ceil(LANES as u32),
+                    Special::Warps => self.device.max_threads_per_sm / LANES as u32,
                     Special::Zero => 0,
                     Special::One => 1,
                     Special::Sms => self.device.sms,
                     Special::DynamicShared => self.launch.dynamic_shared,
-                    Special::TotalShared => self.program.static_shared + self.launch.dynamic_shared,
+                    Special::TotalShared => (self.program.static_shared + self.launch.dynamic_shared).next_multiple_of(SHARED_UNIT),
                     Special::LaneMask(name) => lane_mask(name, lane as u32),
                 };
             }

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use super::allocate::{Draft, Ir, Slot};
 use super::program::{Op, Preset32};
+use super::supported;
 use super::symbols::{Symbol, special};
 use super::syntax::{Bank, Func, Inst, Operand, Stmt, Syntax, VReg};
 use crate::machine::{Class, lane_operation};
@@ -116,6 +117,9 @@ impl<'a> Lowering<'a> {
         if let Some((results, name, arguments)) = &inst.call {
             return self.call(frame, inst, results, name, arguments);
         }
+        if supported::form_of(&inst.opcode).is_none() {
+            return Err(unsupported(inst.opcode.clone(), inst.line));
+        }
         let base = inst.opcode.split('.').next().unwrap_or_default();
         match base {
             "bra" | "brx" | "ret" | "exit" | "trap" | "brkpt" => self.control(frame, inst, base)?,
@@ -205,11 +209,8 @@ impl<'a> Lowering<'a> {
                 (4, "mov.b64" | "mov.u64") => "mov.pack.lhhhh",
                 _ => return Err(unsupported(format!("{} of {} parts", inst.opcode, parts.len()), inst.line)),
             },
-            (Operand::Reg(reg), Operand::Special(name)) if name.starts_with("%clock") || name == "%globaltimer" => {
-                let wide = reg.bank == Bank::B64;
-                let slot = Slot::Reg(frame.reg(*reg));
-                self.push(Op::Clock { wide }, Class::Integer, vec![slot], 1, inst.line);
-                return Ok(());
+            (Operand::Reg(reg), Operand::Special(name)) if name.starts_with("%clock") || name.starts_with("%globaltimer") => {
+                return self.clock(frame, inst, *reg, name);
             }
             (Operand::Reg(_), Operand::Int(value)) if inst.opcode == "mov.pred" => {
                 let operands = vec![to.clone(), Operand::Int(*value), Operand::Int(0)];
@@ -218,6 +219,17 @@ impl<'a> Lowering<'a> {
             _ => inst.opcode.as_str(),
         };
         self.lanes(frame, inst, form)
+    }
+
+    /// The registers that count time.
+    fn clock(&mut self, frame: &Frame<'a>, inst: &Inst, to: VReg, name: &str) -> Result<(), Fault> {
+        let wide = matches!(name, "%clock64" | "%globaltimer");
+        if supported::form_of(name).is_none() || wide != (to.bank == Bank::B64) {
+            return Err(unsupported(format!("{} of {name} into this register", inst.opcode), inst.line));
+        }
+        let op = Op::Clock { wide, upper: name.ends_with("_hi") };
+        self.push(op, Class::Integer, vec![Slot::Reg(frame.reg(to))], 1, inst.line);
+        Ok(())
     }
 
     /// `cvta.shared.u64`, `cvta.to.shared.u64`: generic addresses are those of a space plus the start of its window.

@@ -9,6 +9,7 @@ mod lower;
 mod operands;
 mod parser;
 pub(crate) mod program;
+mod supported;
 mod symbols;
 mod syntax;
 
@@ -17,6 +18,7 @@ use std::collections::HashMap;
 use crate::{Fault, FaultKind, Memory};
 use lower::Lowering;
 use program::Program;
+pub use supported::{form_of, forms};
 use syntax::{Decl, Func, Initial, Space, Syntax};
 
 /// A parsed module.

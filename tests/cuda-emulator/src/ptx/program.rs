@@ -98,7 +98,7 @@ pub(crate) enum Op {
     Table(u32),
     Exit,
     Trap,
-    /// Fences, hints: nothing that one thread after the other would notice.
+    /// Fences, prefetches, controls of dependent grids: the README says of each why nothing is what it does.
     Nop,
     /// Waits for what other warps or blocks do.
     Sleep,
@@ -128,9 +128,10 @@ pub(crate) enum Op {
     },
     /// `[d]`
     ActiveMask,
-    /// `[d]`: instructions that the warp has issued.
+    /// `[d]`: instructions that the block has issued, or the upper half of their number.
     Clock {
         wide: bool,
+        upper: bool,
     },
     /// `[d.., base]`
     Load(Access),

@@ -3,6 +3,7 @@
 use super::allocate::Slot;
 use super::lower::{Frame, Lowering, parse, unsupported};
 use super::program::{Preset32, Special};
+use super::supported;
 use super::syntax::{Decl, Func, Inst, Space};
 use crate::Fault;
 
@@ -87,6 +88,9 @@ fn decl_key(func: &Func, scope: usize, name: &str) -> String {
 
 /// The special register `name`, `%tid.x` and the like.
 pub(super) fn special(name: &str, line: u32) -> Result<Special, Fault> {
+    if supported::form_of(name).is_none() {
+        return Err(unsupported(format!("special register {name}"), line));
+    }
     let axis = |name: &str| match name {
         "x" => Some(0),
         "y" => Some(1),

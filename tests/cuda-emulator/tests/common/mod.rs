@@ -1,6 +1,8 @@
 //! What the tests share: PTX around a body, memory, launches.
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+pub(crate) mod forms_seen;
+
 use cuda_emulator::{Counters, DeviceModel, Fault, Launch, Memory, Module, run};
 
 /// The head of a module for sm_80. It takes four lines, so that a kernel's first line is the fifth.
@@ -18,6 +20,7 @@ impl Rig {
         let memory = Memory::new(1 << 30);
         let mut module = Module::parse(ptx).unwrap_or_else(|f| panic!("{f}"));
         module.load(&memory).unwrap();
+        forms_seen::note(ptx);
         Self { device: DeviceModel::a100(), memory, module }
     }
 
@@ -113,4 +116,14 @@ ret;
 /// The same for one thread.
 pub(crate) fn thread(body: &str, row: [u64; 4]) -> Out {
     threads(body, &[row])[0]
+}
+
+/// Operands of `n` threads: the first is the thread.
+pub(crate) fn numbered(n: u64) -> Vec<[u64; 4]> {
+    (0..n).map(|i| [i, 0, 0, 0]).collect()
+}
+
+/// `%rx` of each of `n` threads, where `%ra` is the thread.
+pub(crate) fn each(n: u64, body: &str) -> Vec<u32> {
+    threads(body, &numbered(n)).iter().map(|o| o.word).collect()
 }

@@ -17,7 +17,9 @@ fn frequent(form: &str) -> Option<Operation> {
         "u32.u64" | "s32.s64" | "u32.s64" | "s32.u64" => lanes!(Integer, "wl", map1, |a: u64| a as u32),
         "u32.u16" | "s32.u16" => lanes!(Integer, "wh", map1, |a: u16| u32::from(a)),
         "s32.s16" | "u32.s16" => lanes!(Integer, "wh", map1, |a: i16| i32::from(a)),
-        "u16.u32" | "s16.s32" | "u16.s32" | "s16.u32" => lanes!(Integer, "hw", map1, |a: u32| a as u16),
+        "u16.u32" | "u16.s32" => lanes!(Integer, "hw", map1, |a: u32| a as u16),
+        // The register may be wider than the result, which then fills it with its sign.
+        "s16.s32" | "s16.u32" => lanes!(Integer, "hw", map1, |a: u32| i32::from(a as i16)),
         "rn.f32.s32" => lanes!(Special, "fw", map1, |a: i32| a as f32),
         "rn.f32.u32" => lanes!(Special, "fw", map1, |a: u32| a as f32),
         "rzi.s32.f32" => lanes!(Special, "wf", map1, |a: f32| a as i32),
@@ -127,12 +129,23 @@ fn convert(bits: u64, code: u16) -> u64 {
     };
     let value = if code & INTEGRAL != 0 { integral(value, mode) } else { value };
     match range(to) {
-        // NaN becomes 0; what is beyond the range, its nearest end.
-        Some((least, greatest)) => {
-            let whole = if value.is_nan() { 0 } else { value.clamp(-1e30, 1e30) as i128 };
-            whole.clamp(least, greatest) as u64
-        }
+        // NaN becomes 0, but the upper bit alone where either type has 64 bits; what is beyond the range, its nearest end.
+        Some(_) if value.is_nan() => not_a_number(from, to),
+        Some((least, greatest)) => (value.clamp(-1e30, 1e30) as i128).clamp(least, greatest) as u64,
         None => to_float(value, to, mode, code),
+    }
+}
+
+fn not_a_number(from: &str, to: &str) -> u64 {
+    let upper = |width: u32| 1u64 << (width - 1);
+    match to {
+        "u64" | "s64" => upper(64),
+        _ if from != "f64" => 0,
+        "u32" | "s32" => upper(32),
+        "u16" => upper(16),
+        "s16" => i16::MIN as u64,
+        "u8" => upper(8),
+        _ => i8::MIN as u64,
     }
 }
 
@@ -146,12 +159,25 @@ fn from_integer(value: i128, to: &str, mode: Mode, code: u16) -> u64 {
             "s16" => value as i16 as u64,
             _ => value as u64,
         },
-        None if to == "f64" && mode == Mode::Nearest => (value as f64).to_bits(),
         None => {
             let nearest = value as f64;
             let error = value - nearest as i128;
-            to_float(to_odd(nearest, error as f64), to, mode, code)
+            match to {
+                "f64" => toward(nearest, error, mode).to_bits(),
+                _ => to_float(to_odd(nearest, error as f64), to, mode, code),
+            }
         }
+    }
+}
+
+/// The double on the side of the mode, of a whole number and what it is more than its nearest double.
+fn toward(nearest: f64, error: i128, mode: Mode) -> f64 {
+    match mode {
+        Mode::Zero if nearest > 0.0 && error < 0 => nearest.next_down(),
+        Mode::Zero if nearest < 0.0 && error > 0 => nearest.next_up(),
+        Mode::Down if error < 0 => nearest.next_down(),
+        Mode::Up if error > 0 => nearest.next_up(),
+        _ => nearest,
     }
 }
 

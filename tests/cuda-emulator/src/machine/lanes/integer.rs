@@ -130,6 +130,10 @@ fn bits(opcode: &str) -> Option<Operation> {
         "bfind.shiftamt.u32" => lanes!(Integer, "ww", map1, |a: u32| count_leading(a)),
         "bfind.shiftamt.s32" => lanes!(Integer, "ww", map1, |a: i32| count_leading(magnitude(a))),
         "bfind.shiftamt.u64" => lanes!(Integer, "wl", map1, |a: u64| if a == 0 { u32::MAX } else { a.leading_zeros() }),
+        "bfind.shiftamt.s64" => lanes!(Integer, "wl", map1, |a: i64| match a ^ a >> 63 {
+            0 => u32::MAX,
+            magnitude => magnitude.leading_zeros(),
+        }),
         "lop3.b32" => lanes!(Integer, "wwwww", map4, |a: u32, b: u32, c: u32, table: u32| {
             let mut d = 0;
             for row in 0..8u32 {

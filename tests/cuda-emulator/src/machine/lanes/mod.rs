@@ -16,6 +16,7 @@ mod special;
 use crate::ptx::program::Factor;
 
 pub(crate) use compare::NEGATED;
+pub(crate) use float::add_f32;
 pub(crate) use half::{add_bf16x2, add_f16x2, bf16_to_f32, f16_to_f32};
 pub(crate) use integer::lane_mask;
 

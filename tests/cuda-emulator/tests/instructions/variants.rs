@@ -1,9 +1,6 @@
 //! The forms of arithmetic instructions that `arithmetic.rs` and `floats.rs` leave out: 16-bit types, names for the same bits, packed halves.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod common;
-
-use common::thread;
+use crate::common::thread;
 
 /// An instruction on 16-bit registers, by its operands.
 fn halves(opcode: &str, operands: &[u16]) -> u16 {
@@ -122,6 +119,8 @@ fn other_names_for_the_same_bits() {
     assert_eq!(wide(four, 0x2222_1111, 0x4444_3333, 0), 0x4444_3333_2222_1111);
     let out = thread("setp.eq.u32 %q, %ra, 5; setp.eq.u32 %s, %rb, 5; xor.pred %p, %q, %s;", [5, 6, 0, 0]);
     assert!(out.p);
+    assert!(thread("setp.eq.u32 %q, %ra, 5; setp.eq.u32 %s, %rb, 5; or.pred %p, %q, %s;", [5, 6, 0, 0]).p);
+    assert!(!thread("setp.eq.u32 %q, %ra, 5; setp.eq.u32 %s, %rb, 5; or.pred %p, %q, %s;", [6, 6, 0, 0]).p);
     assert_eq!(word("sad.u32 %rx, %ra, %rb, %rc;", 3, 10, 1), 8);
     assert_eq!(word("mul24.lo.s32 %rx, %ra, %rb;", 0xff_ffff, 5, 0), (-5i32) as u32);
     assert_eq!(word("bmsk.clamp.b32 %rx, %ra, %rb;", 4, 3, 0), 0x70);
@@ -130,6 +129,8 @@ fn other_names_for_the_same_bits() {
     assert_eq!(word("prmt.b32.f4e %rx, %ra, %rb, %rc;", 0x4433_2211, 0x8877_6655, 1), 0x5544_3322);
     assert_eq!(word("bfind.shiftamt.s32 %rx, %ra;", 0xffff_fffd, 0, 0), 30);
     assert_eq!(thread("bfind.shiftamt.u64 %rx, %a;", [1, 0, 0, 0]).word, 63);
+    assert_eq!(thread("bfind.shiftamt.s64 %rx, %a;", [u64::MAX - 4, 0, 0, 0]).word, 61);
+    assert_eq!(thread("bfind.shiftamt.s64 %rx, %a;", [u64::MAX, 0, 0, 0]).word, u32::MAX);
     assert_eq!(thread("bfind.s64 %rx, %a;", [u64::MAX - 4, 0, 0, 0]).word, 2);
 }
 
@@ -143,8 +144,13 @@ fn the_space_of_an_address() {
             assert_eq!(thread(&format!("{make} isspacep.{space} %p, %l0;"), [0; 4]).p, i == j, "{make} in {space}");
         }
     }
-    // To generic and back.
-    assert_eq!(thread("cvta.shared.u64 %l0, 48; cvta.to.shared.u64 %x, %l0;", [0; 4]).wide, 48);
+    // To generic and back; addresses of device memory are generic ones.
+    for space in ["shared", "local", "param", "global", "const"] {
+        assert_eq!(thread(&format!("cvta.{space}.u64 %l0, 48; cvta.to.{space}.u64 %x, %l0;"), [0; 4]).wide, 48, "{space}");
+    }
+    for space in ["global", "const"] {
+        assert_eq!(thread(&format!("cvta.{space}.u64 %x, %a;"), [1 << 40, 0, 0, 0]).wide, 1 << 40, "{space}");
+    }
 }
 
 #[test]
@@ -157,7 +163,9 @@ fn halves_one_at_a_time() {
         assert_eq!(of("add", &[one, two]), three);
         assert_eq!(of("add.rn", &[one, minus]), 0);
         assert_eq!(of("sub", &[two, three]), minus);
+        assert_eq!(of("sub.rn", &[two, three]), minus);
         assert_eq!(of("mul", &[three, one]), three);
+        assert_eq!(of("mul.rn", &[three, one]), three);
         assert_eq!(of("mul", &[minus, minus]), one);
         assert_eq!(of("mul", &[minus, 0]), 0x8000);
         assert_eq!(of("fma.rn", &[two, two, minus]), three);
@@ -174,9 +182,11 @@ fn halves_one_at_a_time() {
             let found = thread(&body, [join(a), join(b), c.map_or(0, join), 0]).word;
             [found as u16, (found >> 16) as u16]
         };
-        assert_eq!(pairs("add", [one, two], [two, one], None), [three, three]);
-        assert_eq!(pairs("sub", [two, three], [three, two], None), [minus, one]);
-        assert_eq!(pairs("mul", [minus, three], [minus, one], None), [one, three]);
+        for mode in ["", ".rn"] {
+            assert_eq!(pairs(&format!("add{mode}"), [one, two], [two, one], None), [three, three]);
+            assert_eq!(pairs(&format!("sub{mode}"), [two, three], [three, two], None), [minus, one]);
+            assert_eq!(pairs(&format!("mul{mode}"), [minus, three], [minus, one], None), [one, three]);
+        }
         assert_eq!(pairs("fma.rn", [two, one], [two, one], Some([minus, two])), [three, three]);
         assert_eq!(pairs("fma.rn.relu", [two, one], [minus, one], Some([one, one])), [0, two]);
         assert_eq!(pairs("max", [minus, two], [one, nan], None), [one, two]);

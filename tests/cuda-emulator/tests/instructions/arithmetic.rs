@@ -1,9 +1,6 @@
 //! Each arithmetic instruction against values computed by hand.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod common;
-
-use common::{thread, threads};
+use crate::common::{thread, threads};
 
 /// `%rx` of an instruction on 32-bit operands.
 fn word(body: &str, a: u32, b: u32, c: u32) -> u32 {
@@ -70,6 +67,7 @@ fn integers_of_other_widths() {
     wides(&[
         ("add.s64 %x, %a, %b;", u64::MAX, 3, 0, 2),
         ("sub.u64 %x, %a, %b;", 1, 3, 0, u64::MAX - 1),
+        ("sub.s64 %x, %a, %b;", 1 << 40, 3 << 40, 0, (-2i64 << 40) as u64),
         ("mul.lo.s64 %x, %a, %b;", 0x1_0000_0001, 0x1_0000_0001, 0, 0x2_0000_0001),
         ("mul.hi.u64 %x, %a, %b;", u64::MAX, u64::MAX, 0, u64::MAX - 1),
         ("mul.hi.s64 %x, %a, %b;", u64::MAX, 5, 0, u64::MAX),
@@ -209,7 +207,7 @@ fn an_unsupported_instruction_is_named_with_its_line() {
     ] {
         let ptx = format!(
             "{}.visible .entry k(.param .u64 p)\n{{\n.reg .b32 %ra, %rb, %rx, %w<4>;\n.reg .b64 %a, %b, %x;\n{body}\nret;\n}}\n",
-            common::HEAD
+            crate::common::HEAD
         );
         let fault = cuda_emulator::Module::parse(&ptx).err().unwrap();
         assert!(fault.kind == cuda_emulator::FaultKind::Unsupported, "{fault}");

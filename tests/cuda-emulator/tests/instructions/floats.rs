@@ -1,10 +1,7 @@
 //! Floating-point instructions: rounding in every mode, conversions, packed halves against values computed by hand; approximate functions
 //! against the error that the PTX ISA states.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod common;
-
-use common::{thread, threads};
+use crate::common::{thread, threads};
 
 fn float(body: &str, a: f32, b: f32, c: f32) -> f32 {
     f32::from_bits(word(body, a.to_bits(), b.to_bits(), c.to_bits()))
@@ -66,6 +63,9 @@ fn arithmetic_of_f32() {
     assert_eq!(word("min.f32 %rx, %ra, %rb;", 0, 0x8000_0000, 0), 0x8000_0000);
     assert_eq!(word("max.f32 %rx, %ra, %rb;", 0x8000_0000, 0, 0), 0);
     assert_eq!(word("max.NaN.f32 %rx, %ra, %rb;", NAN, 0, 0), NAN);
+    assert_eq!(word("max.NaN.f32 %rx, %ra, %rb;", 0x8000_0000, 0, 0), 0);
+    assert_eq!(word("min.NaN.f32 %rx, %ra, %rb;", 0, 0xff80_0001, 0), NAN);
+    assert_eq!(word("min.NaN.f32 %rx, %ra, %rb;", 0, 0x8000_0000, 0), 0x8000_0000);
     assert_eq!(word("add.rm.f32 %rx, %ra, %rb;", 1f32.to_bits(), (-1f32).to_bits(), 0), 0x8000_0000);
     // Overflow goes to infinity or to the greatest number, by mode.
     let max = f32::MAX.to_bits();
@@ -76,8 +76,26 @@ fn arithmetic_of_f32() {
 #[test]
 fn arithmetic_of_f64() {
     let double = |body: &str, a: f64, b: f64, c: f64| f64::from_bits(thread(body, [a.to_bits(), b.to_bits(), c.to_bits(), 0]).wide);
-    assert_eq!(double("add.f64 %x, %a, %b;", 0.1, 0.2, 0.0), 0.1 + 0.2);
-    assert_eq!(double("mul.f64 %x, %a, %b;", 0.1, 3.0, 0.0), 0.1 * 3.0);
+    let ulp = f64::EPSILON;
+    // Half an ulp of 1 is a tie and goes to even, down from 1 and up from the next.
+    for mode in ["", ".rn"] {
+        assert_eq!(double(&format!("add{mode}.f64 %x, %a, %b;"), 1.0, ulp / 2.0, 0.0), 1.0);
+        assert_eq!(double(&format!("add{mode}.f64 %x, %a, %b;"), 1.0 + ulp, ulp / 2.0, 0.0), 1.0 + 2.0 * ulp);
+        assert_eq!(double(&format!("sub{mode}.f64 %x, %a, %b;"), 1.0, -0.75 * ulp, 0.0), 1.0 + ulp);
+        assert_eq!(double(&format!("sub{mode}.f64 %x, %a, %b;"), 3.0, 5.0, 0.0), -2.0);
+        assert_eq!(double(&format!("mul{mode}.f64 %x, %a, %b;"), 1.0 + ulp, 1.0 + ulp, 0.0), 1.0 + 2.0 * ulp);
+    }
+    assert_eq!(double("mad.rn.f64 %x, %a, %b, %c;", 1.0 + ulp, 1.0 - ulp, -1.0), -ulp * ulp);
+    assert_eq!(double("rcp.rn.f64 %x, %a;", 3.0, 0.0, 0.0), f64::from_bits(0x3fd5_5555_5555_5555));
+    assert_eq!(double("abs.f64 %x, %a;", -2.5, 0.0, 0.0), 2.5);
+    assert_eq!(double("copysign.f64 %x, %a, %b;", -1.0, 5.0, 0.0), -5.0);
+    let zeros = |body: &str, a: f64, b: f64| double(body, a, b, 0.0).to_bits();
+    assert_eq!(zeros("min.f64 %x, %a, %b;", 0.0, -0.0), 1 << 63);
+    assert_eq!(zeros("max.f64 %x, %a, %b;", -0.0, 0.0), 0);
+    assert_eq!(double("min.f64 %x, %a, %b;", -1.5, 2.0, 0.0), -1.5);
+    assert_eq!(double("min.f64 %x, %a, %b;", f64::NAN, 2.0, 0.0), 2.0);
+    assert_eq!(double("min.f64 %x, %a, %b;", 2.0, f64::NAN, 0.0), 2.0);
+    assert!(double("min.f64 %x, %a, %b;", f64::NAN, f64::NAN, 0.0).is_nan());
     assert_eq!(double("fma.rn.f64 %x, %a, %b, %c;", 1.0 + f64::EPSILON, 1.0 - f64::EPSILON, -1.0), -f64::EPSILON * f64::EPSILON);
     assert_eq!(double("div.rn.f64 %x, %a, %b;", 1.0, 3.0, 0.0), 1.0 / 3.0);
     assert_eq!(double("sqrt.rn.f64 %x, %a;", 2.0, 0.0, 0.0), std::f64::consts::SQRT_2);

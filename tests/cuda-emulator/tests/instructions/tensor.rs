@@ -1,10 +1,7 @@
 //! `ldmatrix` and `mma.sync` against the fragment layouts that the PTX ISA defines, on matrices of distinct numbers. The layouts are spelt
 //! here as the ISA spells them, one formula per register, not as the machine computes them.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod common;
-
-use common::{HEAD, Rig};
+use crate::common::{HEAD, Rig};
 
 /// One warp loads registers from memory (register r of lane l at word `32 r + l`), multiplies, and stores its four results likewise.
 fn multiply(form: &str, a: &[u32], b: &[u32], c: &[f32]) -> Vec<f32> {
