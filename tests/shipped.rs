@@ -60,15 +60,26 @@ fn launched(dtype: DType) -> impl Iterator<Item = Shipped> {
             let node = &graph.nodes()[node];
             let inputs: Vec<Option<Ty>> = node.inputs.iter().map(|v| v.map(|v| graph.ty(v))).collect();
             let bytes = inputs.iter().flatten().map(Ty::bytes).sum();
-            let is_product = PRODUCTS.contains(&node.op.name()) && lowered.launches.len() == 1;
-            let shipped = |kernel| Shipped { kernel, arch, op: node.op.clone(), inputs: inputs.clone(), bytes, is_product };
+            let is_product = |kernel: &KernelKey| TILED.contains(&kernel.entry);
+            let shipped =
+                |kernel| Shipped { is_product: is_product(&kernel), kernel, arch, op: node.op.clone(), inputs: inputs.clone(), bytes };
             lowered.launches.into_iter().map(|launch| shipped(launch.kernel)).collect::<Vec<_>>()
         });
         found.collect::<Vec<_>>()
     })
 }
 
-const PRODUCTS: [&str; 4] = ["linear", "conv2d", "linear_grad", "conv2d_grad"];
+/// Products in tiles, of which a case may have one where a network has many.
+const TILED: [&str; 8] = [
+    "linear_tensor",
+    "linear_plain",
+    "conv2d_tensor",
+    "conv2d_plain",
+    "linear_grad_tensor",
+    "linear_grad_plain",
+    "conv2d_grad_tensor",
+    "conv2d_grad_plain",
+];
 
 /// One launch of each specialisation: the smallest one on the first kind of device that has it, of products one with all that may follow.
 fn shipped() -> BTreeMap<String, Shipped> {
