@@ -34,7 +34,8 @@ pub enum FaultKind {
     SharedLimit,
     /// More threads, or a larger grid, than the device or the kernel allows.
     ThreadLimit,
-    /// More registers than the device has.
+    /// More values live at once, or constant, than the emulator has rows for: 65,535 of 32 bits, of 64 and of predicates. PTX does not say
+    /// what registers a device would need, so a device's limit is never meant.
     RegisterLimit,
     /// The launch does not fit the entry: unknown name, parameter bytes, module not loaded.
     BadLaunch,

@@ -4,7 +4,7 @@
 mod common;
 
 use common::{HEAD, Rig};
-use cuda_emulator::{Fault, FaultKind};
+use cuda_emulator::{Fault, FaultKind, Module};
 
 /// A kernel that may use these registers, the shared array `tile` of 512 bytes and the parameters `a`, `b` (in `%a`, `%b`). `%t` is the
 /// thread, `%s` the address of its 4 bytes of `tile`, `%at` that of its 4 bytes of `a`.
@@ -236,6 +236,15 @@ bar.sync 0;";
     planted(body, FaultKind::DivergentWarp, 5);
     sound(&body.replace("31, -1;", "31, 31;"));
     planted("shfl.sync.idx.b32 %r1, %t, 0, 31, 1; // HERE", FaultKind::DivergentWarp, 1);
+    // Lanes below 20 exchange; one of them asks a lane that is not among them, then one that was, but has left.
+    let apart = "setp.lt.u32 %p, %t, 20; setp.eq.u32 %q, %t, 7; selp.u32 %r2, 25, 3, %q;
+@%p shfl.sync.idx.b32 %r1, %t, %r2, 31, 0xfffff; // HERE";
+    assert!(planted(apart, FaultKind::DivergentWarp, 7).detail.contains("reads lane 25, which takes no part"));
+    sound(&apart.replace("25, 3", "19, 3").replace("%p, %t, 20;", "%p, %t, 20; @!%p exit;"));
+    let left = "setp.eq.u32 %p, %t, 9; setp.eq.u32 %q, %t, 4; selp.u32 %r2, 9, 3, %q;
+@%p exit;
+shfl.sync.idx.b32 %r1, %t, %r2, 31, -1; // HERE";
+    assert!(planted(left, FaultKind::DivergentWarp, 4).detail.contains("reads lane 9, which takes no part"));
     let matrix = "st.shared.u32 [%s], %t; bar.sync 0; setp.ne.u32 %p, %t, 3; shl.b32 %r1, %t, 4; and.b32 %r1, %r1, 240;
 @%p ldmatrix.sync.aligned.m8n8.x1.shared.b16 {%r2}, [%r1]; // HERE";
     planted(matrix, FaultKind::DivergentWarp, 3);
@@ -302,15 +311,40 @@ fn launches_beyond_the_limits() {
         "{HEAD}.extern .shared .align 16 .b8 more[];\n.visible .entry planted(.param .u64 a)\n.maxntid 128, 1, 1\n{{\n.shared .b8 tile[1024];\n.reg .b32 %r;\nmov.u32 %r, tile;\nret;\n}}\n"
     );
     let rig = Rig::new(&ptx);
-    let kind = |block, shared, params: &[u64]| rig.launch("planted", 1, block, shared, params).map_err(|f| f.kind).map(|_| ());
-    assert_eq!(kind(128, 162 << 10, &[0]), Ok(()));
-    assert_eq!(kind(128, (162 << 10) + 1, &[0]), Err(FaultKind::SharedLimit));
-    assert_eq!(kind(129, 0, &[0]), Err(FaultKind::ThreadLimit));
-    assert_eq!(kind(0, 0, &[0]), Err(FaultKind::ThreadLimit));
-    assert_eq!(kind(32, 0, &[0, 0]), Err(FaultKind::BadLaunch));
-    assert_eq!(rig.launch("absent", 1, 32, 0, &[]).unwrap_err().kind, FaultKind::BadLaunch);
-    assert_eq!(rig.launch("planted", 0, 32, 0, &[0]).unwrap_err().kind, FaultKind::ThreadLimit);
-    assert_eq!(rig.memory.alloc(2 << 30).unwrap_err().kind, FaultKind::OutOfMemory);
+    rig.launch("planted", 1, 128, 162 << 10, &[0]).unwrap();
+    // What is refused, the kernel and the numbers that the account of it names.
+    for (kernel, grid, block, shared, params, kind, numbers) in [
+        ("planted", 1, 128, (162 << 10) + 1, &[0][..], FaultKind::SharedLimit, &["1024", "165889", "166912"][..]),
+        ("planted", 1, 129, 0, &[0], FaultKind::ThreadLimit, &["129", "128"]),
+        ("planted", 1, 0, 0, &[0], FaultKind::ThreadLimit, &["[0, 1, 1]"]),
+        ("planted", 0, 32, 0, &[0], FaultKind::ThreadLimit, &["[0, 1, 1]", "2147483647"]),
+        ("planted", 1, 32, 0, &[0, 0], FaultKind::BadLaunch, &["16 bytes", "takes 8"]),
+        ("absent", 1, 32, 0, &[], FaultKind::BadLaunch, &["no such kernel"]),
+    ] {
+        let fault = rig.launch(kernel, grid, block, shared, params).unwrap_err();
+        let text = fault.to_string();
+        assert_eq!((fault.kind, fault.kernel.as_str()), (kind, kernel), "{text}");
+        assert!(text.contains(&format!("kernel {kernel}")) && numbers.iter().all(|number| text.contains(number)), "{text}");
+    }
+    let fault = rig.memory.alloc(2 << 30).unwrap_err();
+    assert!(fault.kind == FaultKind::OutOfMemory && fault.detail.contains("2147483648"), "{fault}");
+}
+
+/// The emulator numbers 65,535 values of a width. Constants count as well, registers only while they are live.
+#[test]
+fn more_registers_than_there_are_rows() {
+    let kernel = |count: u32, each: &str, then: &str| {
+        let lines = |pattern: &str| (0..count).map(|n| pattern.replace('N', &n.to_string()) + "\n").collect::<String>();
+        format!("{HEAD}.visible .entry planted()\n{{\n.reg .b32 %r<{count}>;\n{}{}ret;\n}}\n", lines(each), lines(then))
+    };
+    let fault = |ptx: &str| Module::parse(ptx).map(drop).unwrap_err();
+    for (each, then) in [("mov.u32 %rN, 1;", "add.u32 %rN, %rN, 1;"), ("mov.u32 %r0, N;", "")] {
+        let fault = fault(&kernel(65_600, each, then));
+        assert_eq!((fault.kind, fault.kernel.as_str(), fault.line), (FaultKind::RegisterLimit, "planted", 5), "{fault}");
+        assert!(fault.detail.contains("65535"), "{fault}");
+    }
+    // As many, one after the other.
+    Module::parse(&kernel(65_600, "mov.u32 %rN, 1; add.u32 %rN, %rN, 1;", "")).unwrap();
 }
 
 #[test]

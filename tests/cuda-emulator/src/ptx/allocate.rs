@@ -46,13 +46,21 @@ pub(super) struct Draft {
     pub(super) registers: [u32; 3],
 }
 
+/// Rows of each bank: what their numbers can name.
+const ROWS: usize = UNGUARDED as usize;
+
+/// Compiles a draft; one that needs more than [`ROWS`] rows is refused.
 pub(super) fn allocate(draft: &Draft) -> Result<Program, Fault> {
     let target = |label: u32| draft.labels[label as usize];
     let mut program =
         Program { tables: draft.tables.iter().map(|t| t.iter().map(|&l| target(l)).collect()).collect(), ..Program::default() };
     let mut rows = Rows::new(draft);
     rows.presets(draft, &mut program);
-    rows.scan(draft)?;
+    rows.scan(draft);
+    if let Some(most) = rows.count.iter().max().filter(|most| **most > ROWS) {
+        let detail = format!("{most} values of one width are live at once or constant; the emulator has rows for {ROWS}");
+        return Err(Fault::new(FaultKind::RegisterLimit, detail));
+    }
     for ir in &draft.code {
         let mut o: Operands = [0; 14];
         for (at, slot) in ir.slots.iter().enumerate() {
@@ -140,7 +148,7 @@ impl Rows {
     }
 
     /// Gives each register the lowest row that is free over its whole life.
-    fn scan(&mut self, draft: &Draft) -> Result<(), Fault> {
+    fn scan(&mut self, draft: &Draft) {
         let lives = lives(draft);
         for (bank, lives) in lives.iter().enumerate() {
             let mut order: Vec<(u32, u32, usize)> =
@@ -156,19 +164,14 @@ impl Rows {
                     busy.pop();
                     free.push(row);
                 }
-                let row = match free.pop() {
-                    Some(row) => row,
-                    None => {
-                        self.count[bank] += 1;
-                        u16::try_from(self.count[bank] - 1)
-                            .map_err(|_| Fault::new(FaultKind::RegisterLimit, "more than 65535 registers live at once"))?
-                    }
-                };
+                let row = free.pop().unwrap_or_else(|| {
+                    self.count[bank] += 1;
+                    (self.count[bank] - 1) as u16
+                });
                 self.given[bank][id] = row;
                 busy.push(std::cmp::Reverse((to, row)));
             }
         }
-        Ok(())
     }
 }
 

@@ -89,7 +89,7 @@ fn from_integers() {
                     assert_eq!(convert(&form, width, n, x), base + expected[at], "cvt.{form} of {x}");
                     if minus.0 {
                         let expected = [expected[0], expected[1], expected[3], expected[2]];
-                        assert_eq!(convert(&form, width, n, x.wrapping_neg()), sign | base + expected[at], "cvt.{form} of -{x}");
+                        assert_eq!(convert(&form, width, n, x.wrapping_neg()), sign | (base + expected[at]), "cvt.{form} of -{x}");
                     }
                 }
             }
@@ -213,7 +213,7 @@ fn to_narrower_floats() {
         let ((_, m, significand, bias), (_, n, wide, wide_bias)) = (format(to), format(from));
         let quarter = 1u64 << (wide - significand - 2);
         let (one, sign) = (wide_bias << wide, 1u64 << (n - 1));
-        let result = |up: u64, negative: bool| (u64::from(negative) << (m - 1)) | (bias << significand) + up;
+        let result = |up: u64, negative: bool| (u64::from(negative) << (m - 1)) | ((bias << significand) + up);
         for (mode, at) in MODES.into_iter().zip(0..) {
             for flush in if flushes { vec!["", ".ftz"] } else { vec![""] } {
                 let form = format!("{mode}{flush}.{to}.{from}");
