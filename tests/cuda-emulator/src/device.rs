@@ -1,6 +1,6 @@
-//! The devices that can be emulated: limits that launches are held to, and published rates for those who compute bounds from counters.
+//! The devices that can be emulated: limits that launches are held to, and what the driver says of them.
 
-/// Limits and published rates of one device. Sizes are in bytes, rates per second.
+/// Limits and published facts of one device. Sizes are in bytes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DeviceModel {
     /// Name as the driver reports it.
@@ -45,18 +45,10 @@ pub struct DeviceModel {
     pub memory_clock_khz: u32,
     /// Width of the memory bus, bits.
     pub memory_bus_bits: u32,
-    /// Published memory bandwidth, bytes per second.
-    pub memory_bandwidth: f64,
-    /// Published dense f16/bf16 tensor rate, operations (multiply and add counted apart) per second.
-    pub tensor_f16: f64,
-    /// Published dense tf32 tensor rate, operations per second.
-    pub tensor_tf32: f64,
     /// Instructions after which a warp counts as hanging. Hardware has no such limit, but a watchdog of time.
     pub watchdog: u64,
     /// Blocks start in descending order of their index instead of ascending: what depends on the order shows.
     pub blocks_descend: bool,
-    /// Published f32 rate outside of the tensor cores, operations per second.
-    pub fp32: f64,
 }
 
 impl DeviceModel {
@@ -84,12 +76,8 @@ impl DeviceModel {
             clock_khz: 1_410_000,
             memory_clock_khz: 1_215_000,
             memory_bus_bits: 5120,
-            memory_bandwidth: 1555e9,
-            tensor_f16: 312e12,
-            tensor_tf32: 156e12,
             watchdog: 1 << 30,
             blocks_descend: false,
-            fp32: 19.5e12,
         }
     }
 
@@ -105,10 +93,6 @@ impl DeviceModel {
             l2_bytes: 50 << 20,
             clock_khz: 1_980_000,
             memory_clock_khz: 2_619_000,
-            memory_bandwidth: 3352e9,
-            tensor_f16: 989.4e12,
-            tensor_tf32: 494.7e12,
-            fp32: 66.9e12,
             ..Self::a100()
         }
     }

@@ -67,4 +67,11 @@ mod tests {
         assert_eq!(address("cuInit"), ADDRESSES.get("cuInit").copied());
         assert!(address("cuInit").is_some() && address("cuNothing").is_none());
     }
+
+    #[test]
+    fn what_is_exported_is_named_as_the_driver_names_it() {
+        let driver_like = |name: &str| name.strip_prefix("cu").is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_uppercase()));
+        let strange: Vec<_> = ADDRESSES.keys().filter(|name| !driver_like(name)).collect();
+        assert!(strange.is_empty(), "{strange:?}");
+    }
 }

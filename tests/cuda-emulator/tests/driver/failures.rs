@@ -138,3 +138,29 @@ emulated! {
         }
     } then |stderr| { assert_eq!(stderr.matches("cuCtxGetSharedMemConfig is not emulated").count(), 1, "{stderr}"); }
 }
+
+/// Of the calls that cudarc's `result` makes, those that the README names as not emulated.
+const REFUSED: [&str; 8] = [
+    "cuImportExternalMemory",
+    "cuExternalMemoryGetMappedBuffer",
+    "cuDestroyExternalMemory",
+    "cuMemAllocManaged",
+    "cuMemAdvise_v2",
+    "cuMemPrefetchAsync_v2",
+    "cuStreamAttachMemAsync",
+    "cuLaunchCooperativeKernel",
+];
+
+emulated! {
+    fn what_cudarc_calls_and_is_not_emulated_is_in_the_readme() {
+        let (_context, _stream) = start();
+        let readme = include_str!("../../README.md");
+        for name in REFUSED {
+            type Call = unsafe extern "C" fn() -> Status;
+            // SAFETY: exported, and it reads no arguments.
+            let status = unsafe { sys::culib().get::<Call>(name.as_bytes()).unwrap()() };
+            fails(Status::CUDA_ERROR_NOT_SUPPORTED, status.result());
+            assert!(last_fault().contains(name) && readme.contains(&format!("`{name}`")), "{name}");
+        }
+    }
+}
