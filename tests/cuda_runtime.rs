@@ -14,7 +14,7 @@ use dreamid_engine::exec::Executable;
 use dreamid_engine::graph::{Builder, Graph, lower};
 use dreamid_engine::models::ModelFolder;
 use dreamid_engine::ops::{Embedding, GroupNorm, Linear};
-use dreamid_engine::pipeline::{About, Control, Identity, Pipeline, Request};
+use dreamid_engine::pipeline::{About, Control, FaceAnalyser, Identity, Image, Pipeline, Request, Search};
 use dreamid_engine::{DType, Error, Tensor};
 use std::path::Path;
 
@@ -28,6 +28,7 @@ on_the_emulated_driver! {
     engines_and_threads_do_not_disturb_each_other [] => engines;
     a_step_is_captured_once_and_nothing_waits_between_steps [] => steps;
     weights_larger_than_both_halves_of_the_staging_memory_arrive_whole [] => staging;
+    photographs_of_one_size_share_their_networks [] => photographs;
     every_device_is_found_by_its_number [CUEMU_DEVICE = "a100,h100"] => numbers;
     kernels_are_kept_and_a_broken_cache_costs_only_time [] => kept_kernels;
 }
@@ -219,6 +220,22 @@ fn steps() {
         assert_eq!(made, if graphs.len() == 1 { launches.len() + 1 - STEPS } else { 0 }, "{during:?}");
     }
     assert_eq!(graphs[0], graphs[1], "the second request replays the step of the first");
+}
+
+/// The search for small faces runs a network at each of many sizes, which follow from the photograph's: the second of a size finds them made.
+fn photographs() {
+    let photograph = |shift: usize| Image::from_fn(64, 48, |x, y| [0, 1, 2].map(|c| ((x * 5 + y * 3 + c * 40 + shift) % 251) as u8));
+    let analyser = FaceAnalyser::new(&open().unwrap()).unwrap();
+    let made = |shift: usize| {
+        let before = calls().len();
+        analyser.detect(&photograph(shift), Search::Pyramid).unwrap();
+        let during = calls().split_off(before);
+        let count = |name: &str| during.iter().filter(|call| call.name == name).count();
+        (count("cuGraphInstantiate"), count("cuMemAlloc"), count("cuGraphLaunch"))
+    };
+    let (first, second) = (made(0), made(40));
+    assert!(first.0 >= 3 && first.1 >= 3 * first.0, "a network for each size: {first:?}");
+    assert!(second.0 == 0 && second.1 == 0 && second.2 >= 3, "none made, all run: {second:?}");
 }
 
 fn numbers() {

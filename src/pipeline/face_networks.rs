@@ -1,6 +1,7 @@
 //! The face networks, compiled once and shared by threads.
 
 use super::photo::Image;
+use super::recent::Recent;
 use crate::device::Device;
 use crate::exec::Executable;
 use crate::graph::Graph;
@@ -11,7 +12,10 @@ use crate::models::mtcnn::{self, MtcnnConfig, Stage};
 use crate::ops::Cost;
 use crate::weights::Weights;
 use crate::{EmbeddedNetwork, Error, Result, Tensor};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+/// Bytes of the P-Nets that are kept for photographs of the same size. Those of two megapixels take 98 MiB.
+const MOST_KEPT: usize = 128 << 20;
 
 /// A compiled network that takes one picture.
 pub(super) struct Network {
@@ -37,6 +41,13 @@ impl Network {
         let executable = self.executable.lock().unwrap_or_else(PoisonError::into_inner);
         let (once, runs) = (executable.graph().total_cost(), executable.runs());
         Cost { flops: once.flops * runs, bytes: once.bytes * runs }
+    }
+
+    /// Bytes of its inputs, outputs and temporaries.
+    fn bytes(&self) -> usize {
+        let executable = self.executable.lock().unwrap_or_else(PoisonError::into_inner);
+        let (graph, plan) = (executable.graph(), executable.plan());
+        plan.arena_bytes() + plan.buffers().map(|value| graph.ty(value).bytes()).sum::<usize>()
     }
 
     /// Side of the pictures that it takes.
@@ -76,6 +87,7 @@ pub(super) struct FaceNetworks {
     pub(super) mobilefacenet: Network,
     pnet_weights: Weights,
     pnet_input: PixelInput,
+    pnets: Recent<Network>,
     rnet: OnceLock<Network>,
 }
 
@@ -99,6 +111,7 @@ impl FaceNetworks {
             mobilefacenet,
             pnet_weights,
             pnet_input,
+            pnets: Recent::new(MOST_KEPT),
             rnet: OnceLock::new(),
         })
     }
@@ -108,9 +121,14 @@ impl FaceNetworks {
         [&self.blazeface, &self.onet, &self.mobilefacenet].into_iter().chain(self.rnet.get()).map(Network::work).sum()
     }
 
-    /// P-Net for pictures of this size, which changes with every photograph; compiling it takes far less time than running it.
-    pub(super) fn pnet(&self, height: usize, width: usize) -> Result<Network> {
-        Network::new(mtcnn::graph(Stage::PNet, 1, height, width)?, &self.pnet_weights, self.pnet_input, &self.device)
+    /// P-Net for pictures of this size. Sizes follow from the photograph's, and the next one often has the same.
+    pub(super) fn pnet(&self, height: usize, width: usize) -> Result<Arc<Network>> {
+        self.pnets.get([height, width], || {
+            let graph = mtcnn::graph(Stage::PNet, 1, height, width)?;
+            let network = Network::new(graph, &self.pnet_weights, self.pnet_input, &self.device)?;
+            let bytes = network.bytes();
+            Ok((network, bytes))
+        })
     }
 
     /// R-Net, compiled on first use.

@@ -22,6 +22,7 @@ mod preprocess;
 mod progress;
 mod prompt;
 mod pyramid;
+mod recent;
 mod request;
 mod resize;
 mod sampler;
