@@ -94,59 +94,12 @@ impl Block<'_> {
         if access.bytes == 4 && !access.wide && matches!(access.place, Place::Shared | Place::Global) {
             return self.load_words(w, pc, instr, access, at, mask);
         }
-        let total = u32::from(access.bytes * access.elements);
         let mut values = [[0u64; LANES]; 4];
         let values = &mut values[..access.elements as usize];
-        let step = u64::from(access.bytes);
         match access.place {
-            Place::Shared => {
-                self.shared.check_all(at, mask, total)?;
-                for lane in lanes_of(mask) {
-                    self.shared.read(at[lane], total, w, Some(lane as u32))?;
-                }
-                for (e, row) in values.iter_mut().enumerate() {
-                    for lane in lanes_of(mask) {
-                        row[lane] = self.shared.element(at[lane] + e as u64 * step, access.bytes);
-                    }
-                }
-                self.count_shared(at, mask, total);
-            }
-            Place::Local | Place::Param => {
-                for lane in lanes_of(mask) {
-                    let from = self.private(w, lane, access.place, at[lane], total)?;
-                    self.private_written(access.place, from, total, lane)?;
-                    let bytes = if access.place == Place::Local { &self.local } else { self.launch.params };
-                    for (e, row) in values.iter_mut().enumerate() {
-                        let from = from + e * access.bytes as usize;
-                        let mut word = [0; 8];
-                        word[..access.bytes as usize].copy_from_slice(&bytes[from..from + access.bytes as usize]);
-                        row[lane] = u64::from_le_bytes(word);
-                    }
-                }
-            }
-            place => {
-                let hint = &mut self.hints[pc as usize];
-                if let Some(found) = self.global.span(at, mask, total, hint) {
-                    self.global.require_all_written(found, at, mask, total)?;
-                    for (e, row) in values.iter_mut().enumerate() {
-                        let from = (e as u64 * step).wrapping_sub(found.start);
-                        for lane in lanes_of(mask) {
-                            row[lane] = found.load(at[lane].wrapping_add(from), access.bytes);
-                        }
-                    }
-                } else {
-                    for lane in lanes_of(mask) {
-                        let found = self.global.locate(at[lane], total, lane as u32, hint)?;
-                        self.global.require_written(found, total, lane as u32)?;
-                        for (e, row) in values.iter_mut().enumerate() {
-                            row[lane] = found.0.load(found.1 + e as u64 * step, access.bytes);
-                        }
-                    }
-                }
-                if place == Place::Global {
-                    self.global.count(&mut self.counters, at, mask, total, false, *hint);
-                }
-            }
+            Place::Shared => self.gather_shared(w, access, at, mask, values)?,
+            Place::Local | Place::Param => self.gather_private(w, access, at, mask, values)?,
+            _ => self.gather_global(pc, access, at, mask, values)?,
         }
         let shift = if access.signed { 64 - 8 * u32::from(access.bytes) } else { 0 };
         let rows = &mut self.rows[w];
@@ -159,6 +112,72 @@ impl Block<'_> {
                 let to = &mut rows.b32[to];
                 lanes_of(mask).for_each(|lane| to[lane] = ((row[lane] << shift) as i64 >> shift) as u32);
             }
+        }
+        Ok(())
+    }
+
+    fn gather_shared(&mut self, w: usize, access: Access, at: &Addresses, mask: u32, values: &mut [[u64; LANES]]) -> Result<(), Box<Stop>> {
+        let total = u32::from(access.bytes * access.elements);
+        self.shared.check_all(at, mask, total)?;
+        for lane in lanes_of(mask) {
+            self.shared.read(at[lane], total, w, Some(lane as u32))?;
+        }
+        for (e, row) in values.iter_mut().enumerate() {
+            for lane in lanes_of(mask) {
+                row[lane] = self.shared.element(at[lane] + e as u64 * u64::from(access.bytes), access.bytes);
+            }
+        }
+        self.count_shared(at, mask, total);
+        Ok(())
+    }
+
+    /// From local memory or parameters.
+    fn gather_private(
+        &mut self,
+        w: usize,
+        access: Access,
+        at: &Addresses,
+        mask: u32,
+        values: &mut [[u64; LANES]],
+    ) -> Result<(), Box<Stop>> {
+        let total = u32::from(access.bytes * access.elements);
+        for lane in lanes_of(mask) {
+            let from = self.private(w, lane, access.place, at[lane], total)?;
+            self.private_written(access.place, from, total, lane)?;
+            let bytes = if access.place == Place::Local { &self.local } else { self.launch.params };
+            for (e, row) in values.iter_mut().enumerate() {
+                let from = from + e * access.bytes as usize;
+                let mut word = [0; 8];
+                word[..access.bytes as usize].copy_from_slice(&bytes[from..from + access.bytes as usize]);
+                row[lane] = u64::from_le_bytes(word);
+            }
+        }
+        Ok(())
+    }
+
+    /// From device memory; what comes from constants is not counted.
+    fn gather_global(&mut self, pc: u32, access: Access, at: &Addresses, mask: u32, values: &mut [[u64; LANES]]) -> Result<(), Box<Stop>> {
+        let (total, step) = (u32::from(access.bytes * access.elements), u64::from(access.bytes));
+        let hint = &mut self.hints[pc as usize];
+        if let Some(found) = self.global.span(at, mask, total, hint) {
+            self.global.require_all_written(found, at, mask, total)?;
+            for (e, row) in values.iter_mut().enumerate() {
+                let from = (e as u64 * step).wrapping_sub(found.start);
+                for lane in lanes_of(mask) {
+                    row[lane] = found.load(at[lane].wrapping_add(from), access.bytes);
+                }
+            }
+        } else {
+            for lane in lanes_of(mask) {
+                let found = self.global.locate(at[lane], total, lane as u32, hint)?;
+                self.global.require_written(found, total, lane as u32)?;
+                for (e, row) in values.iter_mut().enumerate() {
+                    row[lane] = found.0.load(found.1 + e as u64 * step, access.bytes);
+                }
+            }
+        }
+        if access.place == Place::Global {
+            self.global.count(&mut self.counters, at, mask, total, false, *hint);
         }
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! A grid: its limits, and its blocks on threads of the host.
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError};
 
 use super::block::Block;
 use super::global::Global;
@@ -88,46 +88,17 @@ fn run_indices(
     let (next, stopped) = (AtomicU64::new(0), AtomicBool::new(false));
     let work = || {
         let mut block = Block::new(launch, device, program, &global, &presets, &stopped);
-        let mut found = None;
-        loop {
-            let at = next.fetch_add(1, Relaxed);
-            if at >= blocks {
-                break;
-            }
-            let [x, y, _] = launch.grid.map(u64::from);
-            let linear = index(at);
-            let place = [linear % x, linear / x % y, linear / (x * y)].map(|i| i as u32);
-            if let Err(fault) = block.run(place) {
-                // Blocks after this one need not run; those before it run already.
-                next.fetch_max(blocks, Relaxed);
-                stopped.store(true, Relaxed);
-                found = (!block.gave_up).then_some((at, fault));
-                break;
-            }
+        let found = run_while_there_are(&mut block, launch.grid, index, blocks, &next);
+        if found.is_some() {
+            stopped.store(true, Relaxed);
         }
-        (finish(program, block), found)
+        let fault = found.filter(|_| !block.gave_up);
+        (finish(program, block), fault)
     };
-    let results = Mutex::new(Vec::new());
-    let workers = (threads.max(1) as u64).min(blocks);
-    if workers <= 1 {
-        if let Ok(mut results) = results.lock() {
-            results.push(work());
-        }
-    } else {
-        std::thread::scope(|scope| {
-            for _ in 0..workers {
-                scope.spawn(|| {
-                    let result = work();
-                    if let Ok(mut results) = results.lock() {
-                        results.push(result);
-                    }
-                });
-            }
-        });
-    }
+    let results = on_threads((threads.max(1) as u64).min(blocks), work);
     let mut counters = Counters::default();
     let mut first: Option<(u64, Fault)> = None;
-    for (part, fault) in results.into_inner().unwrap_or_else(|e| e.into_inner()) {
+    for (part, fault) in results {
         counters.merge(&part);
         first = match (first, fault) {
             (Some(a), Some(b)) => Some(if a.0 < b.0 { a } else { b }),
@@ -138,6 +109,47 @@ fn run_indices(
         Some((_, fault)) => Err(fault),
         None => Ok(Sampled { counters, touched: global.touched_allocations() }),
     }
+}
+
+/// Takes one block after the other until there are no more, or one fails: which, and why.
+fn run_while_there_are(
+    block: &mut Block<'_>,
+    grid: [u32; 3],
+    index: &(dyn Fn(u64) -> u64 + Sync),
+    blocks: u64,
+    next: &AtomicU64,
+) -> Option<(u64, Fault)> {
+    let [x, y, _] = grid.map(u64::from);
+    loop {
+        let at = next.fetch_add(1, Relaxed);
+        if at >= blocks {
+            return None;
+        }
+        let linear = index(at);
+        let place = [linear % x, linear / x % y, linear / (x * y)].map(|i| i as u32);
+        if let Err(fault) = block.run(place) {
+            // Blocks after this one need not run; those before it run already.
+            next.fetch_max(blocks, Relaxed);
+            return Some((at, fault));
+        }
+    }
+}
+
+/// What `work` gives on each of so many threads.
+fn on_threads<R: Send>(threads: u64, work: impl Fn() -> R + Sync) -> Vec<R> {
+    if threads <= 1 {
+        return vec![work()];
+    }
+    let results = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                let result = work();
+                results.lock().unwrap_or_else(PoisonError::into_inner).push(result);
+            });
+        }
+    });
+    results.into_inner().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn check(device: &DeviceModel, launch: &Launch<'_>, entry: &Entry) -> Result<(), (FaultKind, String)> {

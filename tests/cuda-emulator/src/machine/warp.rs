@@ -123,12 +123,10 @@ impl Block<'_> {
                 return Ok(End::Ready);
             }
             // Waiting for lanes elsewhere: an arrival at their place must be merged with them.
-            if !first && !self.warps[w].waiting.is_empty() && self.warps[w].waiting.iter().any(|(f, _)| f.pc == pc) {
-                let lanes_wait = |(f, wait): &(Fragment, Wait)| f.pc == pc && matches!(wait, Wait::Lanes(_));
-                if self.warps[w].waiting.iter().any(lanes_wait) {
-                    self.warps[w].ready.push(Fragment { pc, mask });
-                    return Ok(End::Ready);
-                }
+            let lanes_wait = |(f, wait): &(Fragment, Wait)| f.pc == pc && matches!(wait, Wait::Lanes(_));
+            if !first && self.warps[w].waiting.iter().any(lanes_wait) {
+                self.warps[w].ready.push(Fragment { pc, mask });
+                return Ok(End::Ready);
             }
             first = false;
             if *left == 0 {
@@ -155,58 +153,64 @@ impl Block<'_> {
                     }
                     return Ok(End::Ready);
                 }
-                Op::Exit => {
-                    self.leave(w, pc, active)?;
-                    if active == mask {
-                        return Ok(End::Ready);
-                    }
-                    // Those whose guard is false stay.
-                    self.warps[w].ready.push(Fragment { pc: pc + 1, mask: mask & !active });
-                    return Ok(End::Ready);
-                }
-                _ if active == 0 => pc += 1,
-                Op::Barrier { kind, counted } => {
-                    if mask & !active != 0 {
-                        self.warps[w].ready.push(Fragment { pc: pc + 1, mask: mask & !active });
-                    }
-                    let fragment = Fragment { pc, mask: active };
-                    if let Some(wait) = self.reach_barrier(w, instr, fragment, kind, counted)? {
-                        return Ok(End::Waits(fragment, wait));
-                    }
-                    self.warps[w].ready.push(Fragment { pc: pc + 1, mask: active });
-                    return Ok(End::Ready);
-                }
-                Op::Shuffle(_) | Op::Vote { .. } | Op::Match { .. } | Op::Reduce { .. } | Op::WarpBarrier => {
-                    if let Some(all) = self.missing(w, instr, active)? {
-                        if mask & !active != 0 {
-                            self.warps[w].ready.push(Fragment { pc: pc + 1, mask: mask & !active });
-                        }
-                        return Ok(End::Waits(Fragment { pc, mask: active }, Wait::Lanes(all)));
-                    }
-                    self.together(w, instr, active)?;
-                    pc += 1;
-                }
-                Op::Sleep => {
-                    self.sleep(active.trailing_zeros())?;
-                    self.warps[w].issued += SLEEP;
-                    return Ok(End::Turn(Fragment { pc: pc + 1, mask }));
-                }
-                Op::Mma(run) => {
-                    self.whole(w, mask, active)?;
-                    // SAFETY: as for the operations on lanes.
-                    unsafe { run(&mut self.rows[w], &instr.o, FULL) };
-                    pc += 1;
-                }
-                Op::LoadMatrix { .. } => {
-                    self.whole(w, mask, active)?;
-                    self.load_matrix(w, instr)?;
-                    pc += 1;
-                }
-                _ => {
-                    self.other(w, pc, instr, active)?;
-                    pc += 1;
-                }
+                _ => match self.step(w, instr, Fragment { pc, mask }, active)? {
+                    None => pc += 1,
+                    Some(end) => return Ok(end),
+                },
             }
+        }
+    }
+
+    /// One instruction that is neither arithmetic nor a branch, for the `active` lanes of a fragment: nothing if the fragment goes on behind it.
+    fn step(&mut self, w: usize, instr: &Instr, at: Fragment, active: u32) -> Result<Option<End>, Box<Stop>> {
+        let Fragment { pc, mask } = at;
+        match instr.op {
+            Op::Exit => {
+                self.leave(w, pc, active)?;
+                // Those whose guard is false stay.
+                self.go_on(w, pc + 1, mask & !active);
+                return Ok(Some(End::Ready));
+            }
+            _ if active == 0 => {}
+            Op::Barrier { kind, counted } => {
+                self.go_on(w, pc + 1, mask & !active);
+                let fragment = Fragment { pc, mask: active };
+                if let Some(wait) = self.reach_barrier(w, instr, fragment, kind, counted)? {
+                    return Ok(Some(End::Waits(fragment, wait)));
+                }
+                self.go_on(w, pc + 1, active);
+                return Ok(Some(End::Ready));
+            }
+            Op::Shuffle(_) | Op::Vote { .. } | Op::Match { .. } | Op::Reduce { .. } | Op::WarpBarrier => {
+                if let Some(all) = self.missing(w, instr, active)? {
+                    self.go_on(w, pc + 1, mask & !active);
+                    return Ok(Some(End::Waits(Fragment { pc, mask: active }, Wait::Lanes(all))));
+                }
+                self.together(w, instr, active)?;
+            }
+            Op::Sleep => {
+                self.sleep(active.trailing_zeros())?;
+                self.warps[w].issued += SLEEP;
+                return Ok(Some(End::Turn(Fragment { pc: pc + 1, mask })));
+            }
+            Op::Mma(run) => {
+                self.whole(w, mask, active)?;
+                // SAFETY: as for the operations on lanes.
+                unsafe { run(&mut self.rows[w], &instr.o, FULL) };
+            }
+            Op::LoadMatrix { .. } => {
+                self.whole(w, mask, active)?;
+                self.load_matrix(w, instr)?;
+            }
+            _ => self.other(w, pc, instr, active)?,
+        }
+        Ok(None)
+    }
+
+    /// These lanes, if there are any, go on from there.
+    fn go_on(&mut self, w: usize, pc: u32, mask: u32) {
+        if mask != 0 {
+            self.warps[w].ready.push(Fragment { pc, mask });
         }
     }
 

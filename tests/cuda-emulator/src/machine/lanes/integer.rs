@@ -145,6 +145,13 @@ fn bits(opcode: &str) -> Option<Operation> {
         }),
         "prmt.b32" => lanes!(Integer, "wwww", map3, |a: u32, b: u32, s: u32| permute(a, b, s)),
         "prmt.b32.f4e" => lanes!(Integer, "wwww", map3, |a: u32, b: u32, s: u32| permute(a, b, 0x3210 + (s & 3) * 0x1111)),
+        _ => fields(opcode),
+    }
+}
+
+/// Fields of bits, and the spaces of addresses.
+fn fields(opcode: &str) -> Option<Operation> {
+    match opcode {
         "bfe.u32" => lanes!(Integer, "wwww", map3, |a: u32, at: u32, n: u32| extract(u64::from(a), at, n, 32) as u32),
         "bfe.s32" => lanes!(Integer, "wwww", map3, |a: i32, at: u32, n: u32| extract_signed(i64::from(a), at, n, 32) as i32),
         "bfe.u64" => lanes!(Integer, "llww", map3, |a: u64, at: u32, n: u32| extract(a, at, n, 64)),
