@@ -276,7 +276,8 @@ fn auto_takes_no_emulated_device_and_says_why_a_driver_is_of_no_use() {
     }
     // by name the emulated device is taken, by `tune` unasked
     let refused = emulated::command(program, &[("CUEMU_DEVICE", "none")]).arg("tune").output().unwrap();
-    assert!(!refused.status.success() && emulated::text(&refused).contains("error: device cuda"), "{}", emulated::text(&refused));
+    let text = emulated::text(&refused);
+    assert!(!refused.status.success() && text.contains("error: device cuda") && text.contains("nothing to tune"), "{text}");
 }
 
 #[test]

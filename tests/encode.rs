@@ -175,8 +175,10 @@ fn command_line_errors_say_what_to_do_and_write_nothing() {
     }
     let jpeg = engine(&["generate", "--out", "x.jpg"]);
     assert!(text(&jpeg.stderr).contains(".png"), "{}", text(&jpeg.stderr));
-    let usage = engine(&["generate", "--face", "a.png", "--identity", "b"]);
-    assert_eq!(usage.status.code(), Some(2));
+    for both in [["--face", "a.png", "--identity", "b"], ["--latents", "a", "--seed", "7"], ["--latents", "a", "--count", "2"]] {
+        let usage = engine(&[&["generate"][..], &both].concat());
+        assert!(usage.status.code() == Some(2) && text(&usage.stderr).contains("cannot be used with"), "{}", text(&usage.stderr));
+    }
 }
 
 #[test]

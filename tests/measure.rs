@@ -157,7 +157,7 @@ fn files_that_are_damaged_or_of_another_device_are_ignored_with_a_warning() {
         let (picture, log) = tuning.picture(&[]);
         assert!(log.contains(warning) && log.contains("ignored") && picture == plain, "expected `{warning}`: {log}");
     }
-    let missing = tuning.program(&["tune", "--once", "--tiles", "nowhere.json"]).output().unwrap();
+    let missing = tuning.program(&["bench", "--stages", "text", "--tiles", "nowhere.json"]).output().unwrap();
     let text = String::from_utf8_lossy(&missing.stderr).into_owned();
     assert!(!missing.status.success() && text.contains("nowhere.json") && text.contains("no such file"), "{text}");
 }
@@ -167,6 +167,9 @@ fn the_processor_is_not_tuned() {
     let output = Command::new(env!("CARGO_BIN_EXE_dreamid-engine")).args(["tune", "--device", "cpu"]).output().unwrap();
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(!output.status.success() && text.contains("--device cuda"), "{text}");
+    let output = Command::new(env!("CARGO_BIN_EXE_dreamid-engine")).args(["tune", "--no-tiles"]).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && text.contains("tune makes them"), "{text}");
 }
 
 #[test]

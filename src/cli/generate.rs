@@ -49,8 +49,8 @@ pub(crate) struct GenerateArgs {
     size: Option<[usize; 2]>,
     #[command(flatten)]
     device: DeviceArgs,
-    /// Initial noise `latents` [B,4,h,w] from a safetensors file (or `latents_initial` of --save-tensors), instead of a seed
-    #[arg(long, value_name = "FILE")]
+    /// Initial noise `latents` [B,4,h,w] from a safetensors file (or `latents_initial` of --save-tensors), instead of a seed; as many pictures
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["seed", "count", "noise"])]
     latents: Option<PathBuf>,
     /// Write ids, identity, context, latents and pictures as tensors
     #[arg(long, value_name = "FILE")]

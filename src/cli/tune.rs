@@ -16,6 +16,7 @@ use std::sync::atomic::Ordering;
 
 /// Arguments of `tune`.
 #[derive(Args)]
+#[command(mut_arg("tiles", |arg| arg.hide(true)), mut_arg("no_tiles", |arg| arg.hide(true)))]
 #[command(mut_arg("device", |arg| arg.default_value("cuda").help("The NVIDIA device: cuda for the first, or cuda:N")))]
 #[command(mut_arg("dtype", |arg| precision_help(arg, "bf16")))]
 pub(crate) struct TuneArgs {
@@ -45,7 +46,13 @@ pub(crate) struct TuneArgs {
 
 /// Carries out `tune`.
 pub(crate) fn run(args: &TuneArgs) -> Result<()> {
-    let device = args.device.open()?;
+    if args.device.tiles.is_some() || args.device.no_tiles {
+        return Err(Error::input(
+            "--tiles and --no-tiles are for commands that use the choices; tune makes them, and writes them to --out",
+        ));
+    }
+    // what the error advises instead, the processor, is none to tune
+    let device = args.device.open().inspect_err(|_| eprintln!("tune needs an NVIDIA device; without one there is nothing to tune"))?;
     let Device::Cuda(cuda) = &device else {
         return Err(Error::input(format!("tune measures CUDA devices, not {}; use --device cuda", device.name())));
     };

@@ -57,7 +57,7 @@ impl DeviceReport {
             memory_mib: mib(total),
             free_mib: mib(free),
             upload_gb_per_s: cuda.upload_rate(UPLOAD, 3)? / 1e9,
-            cold_start: ColdStart::measure(args, opened, launches)?,
+            cold_start: ColdStart::measure(args, cuda, opened, launches)?,
         })
     }
 
@@ -89,9 +89,9 @@ impl DeviceReport {
 }
 
 impl ColdStart {
-    fn measure(args: &DeviceArgs, opened: Duration, launches: &[Launch]) -> Result<Self> {
+    fn measure(args: &DeviceArgs, cuda: &Cuda, opened: Duration, launches: &[Launch]) -> Result<Self> {
         let folder = std::env::temp_dir().join(format!("dreamid-engine-cold-{}", std::process::id()));
-        let load = || load_kernels(args, launches, &folder);
+        let load = || load_kernels(args, cuda.name(), launches, &folder);
         let found = load().and_then(|compiled| Ok([compiled, load()?]));
         let _ = std::fs::remove_dir_all(&folder); // a few megabytes of the system's temporary files at worst
         let [open_ms, compile_ms, from_cache_ms] =
@@ -102,10 +102,10 @@ impl ColdStart {
 }
 
 /// Time that it takes to have all kernels on a device that has none yet, with a cache in `folder`.
-fn load_kernels(args: &DeviceArgs, launches: &[Launch], folder: &Path) -> Result<Duration> {
+fn load_kernels(args: &DeviceArgs, device: &str, launches: &[Launch], folder: &Path) -> Result<Duration> {
     let mut options = args.options()?;
     options.cuda.cache = Some(folder.to_path_buf());
-    let device = Device::open(&args.device, &options)?;
+    let device = Device::open(device, &options)?;
     let start = Instant::now();
     if let Device::Cuda(cuda) = &device {
         cuda.load_kernels(launches.iter())?;
