@@ -144,15 +144,11 @@ impl Block<'_> {
                         unsafe { run(&mut self.rows[w], &instr.o, active) };
                     }
                     pc += 1;
-                    continue;
                 }
-                Op::Branch(_) | Op::Table(_) => {
-                    if let Some(next) = self.branch(w, instr, pc, mask, active) {
-                        pc = next;
-                        continue;
-                    }
-                    return Ok(End::Ready);
-                }
+                Op::Branch(_) | Op::Table(_) => match self.branch(w, instr, pc, mask, active) {
+                    Some(next) => pc = next,
+                    None => return Ok(End::Ready),
+                },
                 _ => match self.step(w, instr, Fragment { pc, mask }, active)? {
                     None => pc += 1,
                     Some(end) => return Ok(end),
