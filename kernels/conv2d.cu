@@ -50,7 +50,8 @@ extern "C" __global__ void __launch_bounds__(Tiles::THREADS, Tiles::RESIDENT) co
 #endif
 
 #ifdef TX
-extern "C" __global__ void __launch_bounds__(Plain::THREADS) conv2d_plain(const __grid_constant__ Conv2dParams p) {
+// unless told how many blocks are enough, ptxas makes room for a fifth on sm_120, and spills
+extern "C" __global__ void __launch_bounds__(Plain::THREADS, 4) conv2d_plain(const __grid_constant__ Conv2dParams p) {
     const Work work = Work::of(p.product, Plain::TILE, Plain::TILE);
     auto a = along<Plain, Image<TX, 1>>(p.x, shape_of<TX>(p), work, Within{work.m0, p.product.rows});
     auto b = along<Plain, RowSource<TW, 1>>(p.weight, p.product.depth, work, Within{work.n0, p.product.columns});

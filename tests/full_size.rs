@@ -196,3 +196,21 @@ fn clip_image_towers_have_the_published_parameters_and_work() {
         assert!((gmac(exe.graph()) / work - 1.0).abs() < 0.02, "{} is not {work}", gmac(exe.graph()));
     }
 }
+
+/// Pictures as they are made, resized and standardised on the device before CLIP's tower looks at them.
+#[test]
+fn whole_pictures_cost_little_more_than_what_the_tower_sees() {
+    let h14 = ClipVisionConfig::h14();
+    let tower = graphs::image_features(&h14, DType::Bf16, 4).unwrap();
+    let whole = graphs::picture_features(&h14, DType::Bf16, 4, [512, 512]).unwrap();
+    let exe = Executable::compile(whole, &Weights::random(0), &Device::Null).unwrap();
+    assert_eq!(exe.graph().parameter_count(), 632_076_800);
+    near(gmac(exe.graph()), gmac(&tower));
+    assert_eq!(exe.graph().nodes().iter().filter(|n| n.op.name() == "resample").count(), 1);
+    for arch in LAUNCHES.map(|(arch, _)| Arch(arch)) {
+        let launches = |graph: &Graph| lower(graph, &arch.into()).unwrap().iter().map(|l| l.launches.len()).sum::<usize>();
+        // the columns, then the rows; what the tower stores its pixels as is written by the second
+        let (more, tower) = (launches(exe.graph()), launches(&tower));
+        assert_eq!(more + 1, tower + 2, "{more} launches against {tower} on sm_{}", arch.0);
+    }
+}

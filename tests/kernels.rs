@@ -13,14 +13,14 @@ use common::table::compare_with_table;
 use common::tools;
 use dreamid_engine::DType;
 use dreamid_engine::device::cuda::{Code, Compiler};
-use dreamid_engine::device::{Arch, KernelKey};
-use dreamid_engine::graph::lower;
+use dreamid_engine::device::{Arch, KernelKey, ProductTiles, Target, Tiles};
+use dreamid_engine::graph::{Graph, lower};
 use dreamid_engine::ops::all_cases;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 /// Writes the tables anew.
 const UPDATE: &str = "UPDATE_RESOURCES";
@@ -40,7 +40,7 @@ fn every_operation_has_kernels() {
     }
 }
 
-/// What ptxas says of one kernel on one kind of device.
+/// What ptxas says of one kernel on one kind of device. `shared` is what the kernel declares itself.
 #[derive(Clone, Debug, PartialEq)]
 struct Resources {
     registers: u32,
@@ -49,51 +49,94 @@ struct Resources {
     shared: u32,
 }
 
+/// A specialisation with the largest shared memory, in bytes, that the full-size graphs launch it with.
+struct Wanted {
+    key: KernelKey,
+    dynamic: u32,
+}
+
+impl Wanted {
+    /// What must not be, whatever the table says.
+    fn complaint(&self, arch: u32, found: &Resources) -> Option<String> {
+        let (shared, most) = (found.shared + self.dynamic, lowering::most_shared(arch));
+        if found.spilled > 0 && PRODUCTS.contains(&self.key.file.stem) {
+            return Some(format!("spills {} bytes", found.spilled));
+        }
+        (shared > most).then(|| format!("takes {shared} bytes of shared memory, a block has {most}"))
+    }
+}
+
 #[test]
 fn every_specialisation_compiles_within_its_resources() {
     let compiler = Compiler::load(Some(&tools::nvrtc())).unwrap();
     let archs: Vec<u32> = ARCHS.into_iter().filter(|&a| compiler.knows(Arch(a))).collect();
-    let wanted = specialisations(&[DType::Bf16, DType::F16], &archs);
+    let wanted = every_specialisation(&archs);
     println!("NVRTC {:?}: {} kernels to compile", compiler.version(), wanted.len());
-    let jobs: Vec<(&(u32, String), &KernelKey)> = wanted.iter().collect();
-    let done: Mutex<BTreeMap<String, Resources>> = Mutex::default();
+    let jobs: Vec<(&(u32, String), &Wanted)> = wanted.iter().collect();
+    let done: Mutex<BTreeMap<String, String>> = Mutex::default();
     let failures: Mutex<Vec<String>> = Mutex::default();
     on_all_cores(jobs.len(), |i| {
-        let ((arch, name), key) = jobs[i];
-        match resources(&compiler, key, Arch(*arch)) {
+        let ((arch, name), wanted) = jobs[i];
+        let wrong = match resources(&compiler, &wanted.key, Arch(*arch)) {
             Ok(found) => {
-                if found.spilled > 0 && PRODUCTS.contains(&key.file.stem) {
-                    failures.lock().unwrap().push(format!("{name} spills {} bytes on sm_{arch}", found.spilled));
-                }
-                done.lock().unwrap().insert(row_name(name, *arch), found);
+                let Resources { registers, stack, spilled, shared } = found;
+                let row = format!("{},{registers},{stack},{spilled},{shared},{}\n", row_name(name, *arch), wanted.dynamic);
+                done.lock().unwrap().insert(row_name(name, *arch), row);
+                wanted.complaint(*arch, &found)
             }
-            Err(what) => failures.lock().unwrap().push(format!("{name} on sm_{arch}: {what}")),
-        }
+            Err(what) => Some(what),
+        };
+        failures.lock().unwrap().extend(wrong.map(|what| format!("{name} on sm_{arch}: {what}")));
     });
     let failures = failures.into_inner().unwrap();
     assert!(failures.is_empty(), "{} kernels fail:\n{}", failures.len(), failures.join("\n"));
-    let rows = done.into_inner().unwrap();
-    let rows = rows.iter().map(|(name, r)| format!("{name},{},{},{},{}\n", r.registers, r.stack, r.spilled, r.shared));
-    compare_with_table(
-        "resources.csv",
-        "kernel,sm,registers,stack bytes,spilled bytes,static shared bytes",
-        &rows.collect::<String>(),
-        UPDATE,
-    );
+    let rows: String = done.into_inner().unwrap().into_values().collect();
+    let title = "kernel,sm,registers,stack bytes,spilled bytes,static shared bytes,dynamic shared bytes";
+    compare_with_table("resources.csv", title, &rows, UPDATE);
 }
 
-/// Every kernel that the full-size graphs launch, by the number of the device and its name.
-fn specialisations(dtypes: &[DType], archs: &[u32]) -> BTreeMap<(u32, String), KernelKey> {
-    let mut wanted = BTreeMap::new();
-    for &dtype in dtypes {
-        for (_, graph) in lowering::full_size(dtype) {
-            for &arch in archs {
-                let launches = lower(&graph, &Arch(arch).into()).unwrap().into_iter().flat_map(|lowered| lowered.launches);
-                wanted.extend(launches.map(|launch| ((arch, launch.kernel.to_string()), launch.kernel)));
-            }
+/// Kinds of device for which every tile that `tune` may choose is compiled, in bf16: for all of them it would take too long.
+const TUNED: [u32; 2] = [80, 90];
+
+/// Those of the graphs in every type that they are run in, training in 16 bits only.
+fn every_specialisation(archs: &[u32]) -> BTreeMap<(u32, String), Wanted> {
+    let mut found = BTreeMap::new();
+    for (_, graph) in [lowering::full_size(DType::F16), lowering::inference(DType::F32)].into_iter().flatten() {
+        archs.iter().for_each(|&arch| gather(&mut found, &graph, &Arch(arch).into()));
+    }
+    for (_, graph) in lowering::full_size(DType::Bf16) {
+        for &arch in archs {
+            gather(&mut found, &graph, &Arch(arch).into());
+            let tuned = TUNED.contains(&arch).then(|| tuned(&graph, Arch(arch)));
+            tuned.iter().flatten().for_each(|target| gather(&mut found, &graph, target));
         }
     }
-    wanted
+    found
+}
+
+/// What a graph launches on a device, by the number of the device and the kernel's name.
+fn gather(found: &mut BTreeMap<(u32, String), Wanted>, graph: &Graph, target: &Target) {
+    for launch in lower(graph, target).unwrap().into_iter().flat_map(|lowered| lowered.launches) {
+        let new = || Wanted { key: launch.kernel.clone(), dynamic: 0 };
+        let known = found.entry((target.arch.0, launch.kernel.to_string())).or_insert_with(new);
+        known.dynamic = known.dynamic.max(launch.shared);
+    }
+}
+
+/// Targets that between them take every tile of every product.
+fn tuned(graph: &Graph, arch: Arch) -> Vec<Target> {
+    let products: Vec<ProductTiles> = lower(graph, &arch.into()).unwrap().into_iter().filter_map(|lowered| lowered.product).collect();
+    let most = products.iter().map(|p| p.choices.len()).max().unwrap_or(0);
+    let tiles = |i: usize| Tiles(products.iter().filter_map(|p| Some((p.name.clone(), *p.choices.get(i)?))).collect());
+    (0..most).map(|i| Target { arch, tiles: Arc::new(tiles(i)) }).collect()
+}
+
+fn in_bf16(archs: &[u32]) -> BTreeMap<(u32, String), Wanted> {
+    let mut found = BTreeMap::new();
+    for (_, graph) in lowering::full_size(DType::Bf16) {
+        archs.iter().for_each(|&arch| gather(&mut found, &graph, &Arch(arch).into()));
+    }
+    found
 }
 
 /// The main loops of all products, from their machine code: what runs on tensor cores, by accesses of which width it is fed, and how many
@@ -101,8 +144,8 @@ fn specialisations(dtypes: &[DType], archs: &[u32]) -> BTreeMap<(u32, String), K
 #[test]
 fn products_run_on_tensor_cores_fed_by_wide_accesses() {
     let compiler = Compiler::load(Some(&tools::nvrtc())).unwrap();
-    let wanted = specialisations(&[DType::Bf16], &DISASSEMBLED);
-    let jobs: Vec<_> = wanted.iter().filter(|(_, key)| is_tensor_product(key)).collect();
+    let wanted = in_bf16(&DISASSEMBLED);
+    let jobs: Vec<_> = wanted.iter().map(|(name, wanted)| (name, &wanted.key)).filter(|(_, key)| is_tensor_product(key)).collect();
     let done: Mutex<BTreeMap<String, String>> = Mutex::default();
     let failures: Mutex<Vec<String>> = Mutex::default();
     on_all_cores(jobs.len(), |i| {
@@ -165,7 +208,7 @@ fn complaint(key: &KernelKey, loops: &[Mix], whole: &Mix) -> Option<String> {
 fn assembly_is_the_same_within_a_family() {
     let compiler = Compiler::load(Some(&tools::nvrtc())).unwrap();
     let archs: Vec<u32> = ARCHS.into_iter().filter(|&a| compiler.knows(Arch(a))).collect();
-    let keys: BTreeMap<&str, KernelKey> = specialisations(&[DType::Bf16], &archs).into_values().map(|key| (key.file.stem, key)).collect();
+    let keys: BTreeMap<&str, KernelKey> = in_bf16(&archs).into_values().map(|wanted| (wanted.key.file.stem, wanted.key)).collect();
     let keys: Vec<&KernelKey> = keys.values().collect();
     let failures: Mutex<Vec<String>> = Mutex::default();
     on_all_cores(keys.len(), |i| {

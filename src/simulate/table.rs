@@ -125,7 +125,7 @@ impl Tables {
         let counted = rows("kernels/counters.csv", counters, 6, Counted::parse)?;
         let resources = rows("kernels/resources.csv", resources, 2, |cells| {
             let cells: Vec<u32> = cells.split(',').map(|c| c.parse().ok()).collect::<Option<_>>()?;
-            let [registers, _, _, shared] = cells[..] else { return None };
+            let [registers, _, _, shared, _] = cells[..] else { return None };
             Some(Resources { registers, shared })
         })?;
         Ok(Self { counted, resources })
@@ -189,7 +189,7 @@ mod tests {
     fn rows_are_found_by_launch_and_a_missing_one_says_how_to_make_it() {
         let counted = Counted { sampled: 1, issued: 77, ..Counted::default() };
         let counters = format!("{}\nsome::here,80,1x1x1,32x1x1,0,,{}\n", Counted::header(), counted.row());
-        let tables = Tables::new(&counters, "header\nsome::here,80,40,0,0,128\nsome::nowhere,80,1,0,0,0\n").unwrap();
+        let tables = Tables::new(&counters, "header\nsome::here,80,40,0,0,128,0\nsome::nowhere,80,1,0,0,0,0\n").unwrap();
         assert_eq!(tables.of(&launch("here"), Arch(80)).unwrap(), (counted, Resources { registers: 40, shared: 128 }));
         let error = tables.of(&launch("nowhere"), Arch(80)).unwrap_err().to_string();
         assert!(error.contains("some::nowhere,80,1x1x1") && error.contains("UPDATE_COUNTERS=1 cargo test --test counters"), "{error}");
@@ -202,6 +202,6 @@ mod tests {
     fn a_damaged_table_is_refused_with_its_line() {
         let error = Tables::new("header\na,80,1x1x1,32x1x1,0,,1,2\n", "header\n").err().unwrap().to_string();
         assert!(error.contains("kernels/counters.csv") && error.contains("a,80,1x1x1"), "{error}");
-        assert!(Tables::new("header\n", "header\na,80,many,0,0,0\n").is_err());
+        assert!(Tables::new("header\n", "header\na,80,many,0,0,0,0\n").is_err());
     }
 }

@@ -33,7 +33,8 @@ pub(crate) fn full_size(dtype: DType) -> Vec<(&'static str, Graph)> {
     [inference(dtype), judgement(dtype), training(dtype)].into_iter().flatten().collect()
 }
 
-fn inference(dtype: DType) -> Vec<(&'static str, Graph)> {
+/// What a picture is made with.
+pub(crate) fn inference(dtype: DType) -> Vec<(&'static str, Graph)> {
     let model = ModelFolder::sd21_random(0);
     let (unet, vae, text) = (model.unet_config().unwrap(), model.vae_config().unwrap(), model.text_config().unwrap());
     let step = StepSize { images: 1, height: 64, width: 64, tokens: 77, steps: 30, guided: true };
@@ -58,6 +59,7 @@ fn judgement(dtype: DType) -> Vec<(&'static str, Graph)> {
         ("clip b32", tower(ClipVisionConfig::default())),
         ("clip l14", tower(ClipVisionConfig::l14())),
         ("clip h14", tower(ClipVisionConfig::h14())),
+        ("clip pictures", graphs::picture_features(&ClipVisionConfig::h14(), dtype, 4, [512, 512]).unwrap()),
         ("clip text", graphs::text_projection(&text, dtype, 4).unwrap()),
     ]
 }
