@@ -53,15 +53,18 @@ fn thirty_replayed_steps_equal_diffusers() {
     assert!(off < 1e-4, "final latents differ by {off:.2e}");
 }
 
-/// Back through UNet and text encoder to the words.
+/// Back through UNet and text encoder to the prompt's encoding and to the words.
 #[test]
-fn the_denoising_gradient_equals_torch() {
-    let want = expected("tiny-a");
-    let given = given(&want, "grad", &["latents", "noise", "timesteps", "input_ids", "positions", "embeds"]);
-    let got = run(on_cuda, "denoising-gradient", "tiny-a", "f32", &given, &[]);
-    for name in ["loss", "grad_embeds"] {
-        let off = error(&got.tensor(name).unwrap(), &want.tensor(&format!("grad.{name}")).unwrap());
-        assert!(off < 1e-4, "{name} differs by {off:.2e}");
+fn the_denoising_gradients_equal_torch() {
+    for model in MODELS {
+        let given = given(&expected(model), "grad", &["latents", "noise", "timesteps", "input_ids", "positions", "embeds"]);
+        let got = run(on_cuda, "denoising-gradient", model, "f32", &given, &[]);
+        let want = Weights::open(folder(model).join("gradients.safetensors")).unwrap();
+        for name in ["loss", "grad_embeds", "grad_context"] {
+            let off = error(&got.tensor(name).unwrap(), &want.tensor(name).unwrap());
+            println!("{model} {name}: {off:.1e}");
+            assert!(off < 1e-4, "{model}: {name} differs by {off:.2e}");
+        }
     }
 }
 
