@@ -7,6 +7,7 @@
 // Specialised by    T, V (values per access), ACT
 // Entries           activate_forward, activate_prelu
 // Gradient          activate_grad.cu
+// Sources           Hendrycks, Gimpel 2016 (GELU; its quick form x sigmoid(1.702 x)); Elfwing et al. 2017 (SiLU); He et al. 2015 (PReLU)
 #include "act.cuh"
 #include "columns.cuh"
 #include "params.cuh"

@@ -6,6 +6,7 @@
 // Specialised by    T, V (values per access), ACT, OF_SLOPE
 // Entries           activate_grad_flat, activate_grad_prelu
 // Gradient          none
+// Sources           as activate.cu
 #include "act.cuh"
 #include "columns.cuh"
 #include "params.cuh"

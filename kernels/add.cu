@@ -6,6 +6,7 @@
 // Specialised by    T, V (values per access), ACT
 // Entries           add_forward
 // Gradient          that of ACT at a + b, for both inputs
+// Sources           none: the definition
 #include "act.cuh"
 #include "params.cuh"
 #include "types.cuh"

@@ -6,6 +6,7 @@
 // Specialised by    T
 // Entries           add_noise_grad_all
 // Gradient          none
+// Sources           as add_noise.cu
 #include "params.cuh"
 #include "reduce.cuh"
 #include "types.cuh"

@@ -6,6 +6,7 @@
 // Specialised by    T, V (channels of a thread), ACT
 // Entries           affine_forward
 // Gradient          affine_grad.cu
+// Sources           Ioffe, Szegedy 2015 (batch normalisation at inference)
 #include "act.cuh"
 #include "columns.cuh"
 #include "params.cuh"

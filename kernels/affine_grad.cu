@@ -8,6 +8,7 @@
 // Specialised by    T, V (channels of a thread, which divides C), ACT
 // Entries           affine_grad_x, affine_grad_total
 // Gradient          none
+// Sources           as affine.cu
 #include "act.cuh"
 #include "column_sums.cuh"
 #include "params.cuh"

@@ -6,6 +6,7 @@
 // Specialised by    T, U, V (values per access)
 // Entries           cast_forward
 // Gradient          a cast the other way
+// Sources           none: the definition
 #include "params.cuh"
 #include "types.cuh"
 

@@ -6,6 +6,7 @@
 // Specialised by    UNIT (bytes of an access, which divides every row)
 // Entries           concat_forward (four inputs at most; more take further launches)
 // Gradient          concat_grad.cu
+// Sources           none: the definition
 #include "copy.cuh"
 #include "params.cuh"
 

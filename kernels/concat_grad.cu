@@ -6,6 +6,7 @@
 // Specialised by    UNIT (bytes of an access, which divides C, start and width)
 // Entries           concat_grad_x
 // Gradient          none
+// Sources           none: the definition
 #include "copy.cuh"
 #include "params.cuh"
 

@@ -8,6 +8,7 @@
 // Specialised by    T, W, V (channels of a thread, which divides C), ACT
 // Entries           conv2d_depthwise, conv2d_grouped
 // Gradient          conv2d_grad.cu
+// Sources           Howard et al. 2017, "MobileNets" (depthwise layers)
 #include "act.cuh"
 #include "params.cuh"
 #include "types.cuh"

@@ -7,6 +7,7 @@
 // Specialised by    T, GUIDED
 // Entries           ddim_step_grad_parts, ddim_step_grad_total
 // Gradient          none
+// Sources           as ddim_step.cu
 #include "params.cuh"
 #include "reduce.cuh"
 #include "types.cuh"

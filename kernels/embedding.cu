@@ -6,6 +6,7 @@
 // Specialised by    T, V (values per access, which divides C)
 // Entries           embedding_forward
 // Gradient          embedding_grad.cu
+// Sources           Gal et al. 2022, "Textual Inversion" (pseudo-words in place of tokens); Chen et al. 2023, "DreamIdentity"
 #include "params.cuh"
 #include "types.cuh"
 

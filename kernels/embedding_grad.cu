@@ -7,6 +7,7 @@
 // Specialised by    T, V (values per access, which divides C)
 // Entries           embedding_grad_words, embedding_grad_table, embedding_grad_positions
 // Gradient          none
+// Sources           as embedding.cu
 #include "params.cuh"
 #include "types.cuh"
 

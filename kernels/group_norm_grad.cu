@@ -13,6 +13,7 @@
 // Specialised by    T, V (channels of a thread, which divides the chunk), SILU, PARAMETERS (write the sums per channel too)
 // Entries           group_norm_grad_sums, group_norm_grad_x, group_norm_grad_total
 // Gradient          none
+// Sources           Wu, He 2018, "Group Normalization"
 #include "act.cuh"
 #include "group_norm.cuh"
 #include "params.cuh"

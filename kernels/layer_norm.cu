@@ -7,6 +7,7 @@
 // Specialised by    T, V, NV, LANES (rows.cuh), ROW_THREADS of a block: more where that repays reading the parameters
 // Entries           layer_norm_forward
 // Gradient          layer_norm_grad.cu
+// Sources           Ba, Kiros, Hinton 2016, "Layer Normalization"
 #include "params.cuh"
 #include "rows.cuh"
 

@@ -9,6 +9,7 @@
 // Specialised by    T, V, NV, LANES (rows.cuh)
 // Entries           layer_norm_grad_x, layer_norm_grad_spans, layer_norm_grad_total
 // Gradient          none
+// Sources           as layer_norm.cu
 #include "column_sums.cuh"
 #include "params.cuh"
 #include "rows.cuh"

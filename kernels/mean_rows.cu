@@ -6,6 +6,7 @@
 // Specialised by    T, V (values per access, which divides C)
 // Entries           mean_rows_forward
 // Gradient          mean_rows_grad.cu
+// Sources           none: the definition
 #include "params.cuh"
 #include "types.cuh"
 

@@ -6,6 +6,7 @@
 // Specialised by    T, U, V (values per access, which divides C)
 // Entries           mean_rows_grad_x
 // Gradient          none
+// Sources           none: the definition
 #include "params.cuh"
 #include "types.cuh"
 

@@ -6,6 +6,7 @@
 // Specialised by    T, U, V (values per access)
 // Entries           mse_parts, mse_total
 // Gradient          mse_grad.cu
+// Sources           none: the definition
 #include "block_sum.cuh"
 #include "params.cuh"
 #include "types.cuh"

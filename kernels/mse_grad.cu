@@ -6,6 +6,7 @@
 // Specialised by    T, U, R, V (values per access)
 // Entries           mse_grad_x
 // Gradient          none
+// Sources           none: the definition
 #include "params.cuh"
 #include "types.cuh"
 

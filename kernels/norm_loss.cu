@@ -7,6 +7,7 @@
 // Specialised by    T, V, NV, LANES (rows.cuh)
 // Entries           norm_loss_rows, norm_loss_total
 // Gradient          norm_loss_grad.cu
+// Sources           none: the definition
 #include "block_sum.cuh"
 #include "params.cuh"
 #include "rows.cuh"

@@ -6,6 +6,7 @@
 // Specialised by    T, V, NV, LANES (rows.cuh)
 // Entries           norm_loss_grad_x
 // Gradient          none
+// Sources           none: the definition
 #include "params.cuh"
 #include "rows.cuh"
 

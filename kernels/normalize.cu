@@ -6,6 +6,7 @@
 // Specialised by    T, V, NV, LANES (rows.cuh)
 // Entries           normalize_forward
 // Gradient          normalize_grad.cu
+// Sources           none: the definition
 #include "params.cuh"
 #include "rows.cuh"
 

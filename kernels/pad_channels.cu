@@ -6,6 +6,7 @@
 // Specialised by    UNIT (bytes of an access, which divides c and C)
 // Entries           pad_channels_forward
 // Gradient          the first c channels
+// Sources           none: the definition
 #include "copy.cuh"
 #include "params.cuh"
 

@@ -6,6 +6,7 @@
 // Specialised by    T, V (values per access, which divides C), MEAN
 // Entries           pool2d_forward
 // Gradient          pool2d_grad.cu
+// Sources           none: the definition
 #include "params.cuh"
 #include "types.cuh"
 

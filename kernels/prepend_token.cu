@@ -6,6 +6,7 @@
 // Specialised by    T, V (values per access, which divides C)
 // Entries           prepend_token_forward
 // Gradient          a slice for the patches, sums over the images for the parameters
+// Sources           Dosovitskiy et al. 2020, "An Image is Worth 16x16 Words"
 #include "params.cuh"
 #include "types.cuh"
 

@@ -6,6 +6,7 @@
 // Specialised by    UNIT (bytes of an access, which divides x)
 // Entries           repeat_forward
 // Gradient          the sum over the copies
+// Sources           none: the definition
 #include "copy.cuh"
 #include "params.cuh"
 

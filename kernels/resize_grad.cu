@@ -6,6 +6,7 @@
 // Specialised by    T, V (values per access, which divides C)
 // Entries           resize_grad_x
 // Gradient          none
+// Sources           none: the definition
 #include "params.cuh"
 #include "types.cuh"
 

@@ -6,6 +6,7 @@
 // Specialised by    T, U, V (values per access)
 // Entries           scale_forward
 // Gradient          factor where the clamp did not bind
+// Sources           none: the definition
 #include "params.cuh"
 #include "types.cuh"
 

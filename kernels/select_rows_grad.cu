@@ -6,6 +6,7 @@
 // Specialised by    UNIT (bytes of an access, which divides a row)
 // Entries           select_rows_grad_x
 // Gradient          none
+// Sources           none: the definition
 #include "copy.cuh"
 #include "params.cuh"
 

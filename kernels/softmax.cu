@@ -6,6 +6,7 @@
 // Specialised by    T, V, NV, LANES (rows.cuh)
 // Entries           softmax_forward
 // Gradient          softmax_grad.cu
+// Sources           none: the definition
 #include "act.cuh"
 #include "params.cuh"
 #include "rows.cuh"

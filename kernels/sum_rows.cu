@@ -7,6 +7,7 @@
 // Specialised by    T, U, V (values per access, which divides C)
 // Entries           sum_rows_spans, sum_rows_total
 // Gradient          mean_rows_grad.cu
+// Sources           none: the definition
 #include "column_sums.cuh"
 #include "params.cuh"
 #include "types.cuh"

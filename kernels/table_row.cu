@@ -6,6 +6,7 @@
 // Specialised by    U
 // Entries           table_row_forward
 // Gradient          none: tables are constants of a schedule
+// Sources           none: the definition
 #include "params.cuh"
 #include "types.cuh"
 

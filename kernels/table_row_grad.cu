@@ -6,6 +6,7 @@
 // Specialised by    nothing
 // Entries           table_row_grad_table
 // Gradient          none
+// Sources           none: the definition
 #include "params.cuh"
 #include "types.cuh"
 

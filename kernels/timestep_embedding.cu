@@ -7,6 +7,7 @@
 // Specialised by    T
 // Entries           timestep_embedding_forward
 // Gradient          none: timesteps are not trained
+// Sources           Vaswani et al. 2017, section 3.5; Ho, Jain, Abbeel 2020; diffusers, get_timestep_embedding (shift, order)
 #include "params.cuh"
 #include "trig.cuh"
 #include "types.cuh"

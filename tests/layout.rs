@@ -71,6 +71,59 @@ fn every_kernel_has_its_operation_and_its_row() {
     }
 }
 
+/// What the header of a kernel file states, in this order.
+const HEADER: [&str; 9] =
+    ["Computes", "Shapes and layout", "Work split", "Shared memory", "Numerics", "Specialised by", "Entries", "Gradient", "Sources"];
+
+/// The parts of [`HEADER`] that lines of a comment begin with, each with the text that follows in its line, in their order.
+fn stated(text: &str) -> Vec<(&'static str, String)> {
+    let comment = text.lines().map_while(|line| line.strip_prefix("// "));
+    let part = |line: &str| {
+        let name = HEADER.into_iter().find(|name| line.starts_with(name))?;
+        Some((name, line[name.len()..].trim_start_matches(':').trim().to_owned()))
+    };
+    comment.filter_map(part).collect()
+}
+
+#[test]
+fn every_kernel_starts_with_the_header_form() {
+    let kernels = files("kernels", "cu");
+    assert!(kernels.len() > 40, "only {} kernels", kernels.len());
+    for kernel in kernels {
+        let text = fs::read_to_string(&kernel).unwrap();
+        let found = stated(&text);
+        assert_eq!(found.iter().map(|(name, _)| *name).collect::<Vec<_>>(), HEADER, "{}", kernel.display());
+        for (name, says) in &found {
+            assert!(!says.is_empty(), "{} says nothing of `{name}`", kernel.display());
+        }
+        // entries that are named are there, and those that are there are named
+        let entries = text.lines().filter(|line| line.contains("extern \"C\" __global__"));
+        let header: String = text.lines().take_while(|line| line.starts_with("//")).collect();
+        for entry in entries {
+            let name = entry.split('(').rev().nth(1).and_then(|before| before.split_whitespace().last()).unwrap();
+            assert!(header.contains(name), "{}: the header does not name {name}", kernel.display());
+        }
+    }
+}
+
+#[test]
+fn inline_assembly_is_in_one_header() {
+    let is_asm = |line: &str| {
+        line.split("//").next().unwrap().split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| word == "asm" || word == "__asm__")
+    };
+    let mut inside = 0;
+    for file in [files("kernels", "cu"), files("kernels", "cuh")].concat() {
+        let text = fs::read_to_string(&file).unwrap();
+        let lines = text.lines().filter(|line| is_asm(line)).count();
+        if file.ends_with("include/ptx.cuh") {
+            inside = lines;
+        } else {
+            assert_eq!(lines, 0, "{} has inline assembly, which belongs into kernels/include/ptx.cuh", file.display());
+        }
+    }
+    assert!(inside > 5, "only {inside} lines of inline assembly were recognised");
+}
+
 #[test]
 fn kernels_can_include_every_header() {
     let known: Vec<&str> = dreamid_engine::device::HEADERS.iter().map(|(name, _)| *name).collect();
