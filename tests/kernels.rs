@@ -13,14 +13,14 @@ use common::table::compare_with_table;
 use common::tools;
 use dreamid_engine::DType;
 use dreamid_engine::device::cuda::{Code, Compiler};
-use dreamid_engine::device::{Arch, KernelKey, ProductTiles, Target, Tiles};
+use dreamid_engine::device::{Arch, KernelKey, Target};
 use dreamid_engine::graph::{Graph, lower};
 use dreamid_engine::ops::all_cases;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 
 /// Writes the tables anew.
 const UPDATE: &str = "UPDATE_RESOURCES";
@@ -95,9 +95,6 @@ fn every_specialisation_compiles_within_its_resources() {
     compare_with_table("resources.csv", title, &rows, UPDATE);
 }
 
-/// Kinds of device for which every tile that `tune` may choose is compiled, in bf16: for all of them it would take too long.
-const TUNED: [u32; 2] = [80, 90];
-
 /// Those of the graphs in every type that they are run in, training in 16 bits only.
 fn every_specialisation(archs: &[u32]) -> BTreeMap<(u32, String), Wanted> {
     let mut found = BTreeMap::new();
@@ -107,7 +104,7 @@ fn every_specialisation(archs: &[u32]) -> BTreeMap<(u32, String), Wanted> {
     for (_, graph) in lowering::full_size(DType::Bf16) {
         for &arch in archs {
             gather(&mut found, &graph, &Arch(arch).into());
-            let tuned = TUNED.contains(&arch).then(|| tuned(&graph, Arch(arch)));
+            let tuned = lowering::TUNED.contains(&arch).then(|| lowering::tuned(&graph, Arch(arch)));
             tuned.iter().flatten().for_each(|target| gather(&mut found, &graph, target));
         }
     }
@@ -121,14 +118,6 @@ fn gather(found: &mut BTreeMap<(u32, String), Wanted>, graph: &Graph, target: &T
         let known = found.entry((target.arch.0, launch.kernel.to_string())).or_insert_with(new);
         known.dynamic = known.dynamic.max(launch.shared);
     }
-}
-
-/// Targets that between them take every tile of every product.
-fn tuned(graph: &Graph, arch: Arch) -> Vec<Target> {
-    let products: Vec<ProductTiles> = lower(graph, &arch.into()).unwrap().into_iter().filter_map(|lowered| lowered.product).collect();
-    let most = products.iter().map(|p| p.choices.len()).max().unwrap_or(0);
-    let tiles = |i: usize| Tiles(products.iter().filter_map(|p| Some((p.name.clone(), *p.choices.get(i)?))).collect());
-    (0..most).map(|i| Target { arch, tiles: Arc::new(tiles(i)) }).collect()
 }
 
 fn in_bf16(archs: &[u32]) -> BTreeMap<(u32, String), Wanted> {

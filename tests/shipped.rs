@@ -8,7 +8,7 @@ use common::cores::on_all_cores;
 use common::executed::{compare, posing};
 use common::lowering;
 use common::shrunk::Large;
-use dreamid_engine::device::{Arch, KernelKey, Lowered};
+use dreamid_engine::device::{Arch, KernelKey, Lowered, Target};
 use dreamid_engine::graph::lower;
 use dreamid_engine::ops::{AnyOp, Attention, Case, Heads, normal};
 use dreamid_engine::{DType, Ty};
@@ -47,16 +47,18 @@ fn every_shipped_specialisation_is_compared() {
 /// f16 differs from bf16 by the name of a type, of which each case is run (`tests/emulator.rs`).
 #[test]
 fn f16_ships_the_specialisations_of_bf16() {
-    let kernels = |dtype| -> BTreeSet<String> { launched(dtype).map(|s| s.kernel.to_string().replace("=f16", "=bf16")).collect() };
+    let kernels = |dtype| -> BTreeSet<String> { launched(dtype, &[]).map(|s| s.kernel.to_string().replace("=f16", "=bf16")).collect() };
     assert_eq!(kernels(DType::F16), kernels(DType::Bf16));
 }
 
-/// Every launch of the full-size graphs.
-fn launched(dtype: DType) -> impl Iterator<Item = Shipped> {
-    lowering::full_size(dtype).into_iter().flat_map(|(_, graph)| {
-        let each = lowering::ARCHS.map(|arch| (Arch(arch), lower(&graph, &Arch(arch).into()).unwrap()));
-        let nodes = each.into_iter().flat_map(|(arch, all)| all.into_iter().enumerate().map(move |(node, lowered)| (arch, node, lowered)));
-        let found = nodes.flat_map(move |(arch, node, lowered)| {
+/// Every launch of the full-size graphs; on devices of the kinds `tuned` with every tile that `tune` may choose.
+fn launched(dtype: DType, tuned: &'static [u32]) -> impl Iterator<Item = Shipped> {
+    lowering::full_size(dtype).into_iter().flat_map(move |(_, graph)| {
+        let tuned = tuned.iter().flat_map(|&arch| lowering::tuned(&graph, Arch(arch)));
+        let targets: Vec<Target> = lowering::ARCHS.into_iter().map(|arch| Arch(arch).into()).chain(tuned).collect();
+        let each = targets.into_iter().map(|target| (target.arch, lower(&graph, &target).unwrap()));
+        let nodes = each.flat_map(|(arch, all)| all.into_iter().enumerate().map(move |(node, lowered)| (arch, node, lowered)));
+        let found = nodes.flat_map(|(arch, node, lowered)| {
             let node = &graph.nodes()[node];
             let inputs: Vec<Option<Ty>> = node.inputs.iter().map(|v| v.map(|v| graph.ty(v))).collect();
             let bytes = inputs.iter().flatten().map(Ty::bytes).sum();
@@ -84,7 +86,7 @@ const TILED: [&str; 8] = [
 /// One launch of each specialisation: the smallest one on the first kind of device that has it, of products one with all that may follow.
 fn shipped() -> BTreeMap<String, Shipped> {
     let mut found: BTreeMap<String, Shipped> = BTreeMap::new();
-    for new in [DType::Bf16, DType::F32].into_iter().flat_map(launched) {
+    for new in launched(DType::Bf16, &lowering::TUNED).chain(launched(DType::F32, &[])) {
         let rank = |s: &Shipped| (s.arch, std::cmp::Reverse(if s.is_product { s.inputs.iter().flatten().count() } else { 0 }), s.bytes);
         let name = new.kernel.to_string();
         if found.get(&name).is_none_or(|known| rank(&new) < rank(known)) {

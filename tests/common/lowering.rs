@@ -2,11 +2,13 @@
 
 use super::training::{self, Trained};
 use dreamid_engine::DType;
-use dreamid_engine::graph::Graph;
+use dreamid_engine::device::{Arch, ProductTiles, Target, Tiles};
+use dreamid_engine::graph::{Graph, lower};
 use dreamid_engine::models::gradients::{self, BatchSize};
 use dreamid_engine::models::graphs::{self, StepSize, UnetSize};
 use dreamid_engine::models::{ClipVisionConfig, ModelFolder};
 use dreamid_engine::ops::Case;
+use std::sync::Arc;
 
 /// Kinds of devices that kernels are made for.
 pub(crate) const ARCHS: [u32; 6] = [80, 86, 89, 90, 100, 120];
@@ -19,6 +21,17 @@ pub(crate) fn most_shared(arch: u32) -> u32 {
         _ => 227,
     };
     kib << 10
+}
+
+/// Kinds of device for which every tile that `tune` may choose is compiled and compared, in bf16: for all of them it would take too long.
+pub(crate) const TUNED: [u32; 2] = [80, 90];
+
+/// Targets that between them take every tile of every product.
+pub(crate) fn tuned(graph: &Graph, arch: Arch) -> Vec<Target> {
+    let products: Vec<ProductTiles> = lower(graph, &arch.into()).unwrap().into_iter().filter_map(|lowered| lowered.product).collect();
+    let most = products.iter().map(|p| p.choices.len()).max().unwrap_or(0);
+    let tiles = |i: usize| Tiles(products.iter().filter_map(|p| Some((p.name.clone(), *p.choices.get(i)?))).collect());
+    (0..most).map(|i| Target { arch, tiles: Arc::new(tiles(i)) }).collect()
 }
 
 /// Types of the inputs and outputs of a case.
