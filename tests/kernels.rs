@@ -95,7 +95,7 @@ fn every_specialisation_compiles_within_its_resources() {
     compare_with_table("resources.csv", title, &rows, UPDATE);
 }
 
-/// Those of the graphs in every type that they are run in, training in 16 bits only.
+/// Those of the graphs in every type that they are run in, training in 16 bits only; in bf16 with every tile that `tune` may choose.
 fn every_specialisation(archs: &[u32]) -> BTreeMap<(u32, String), Wanted> {
     let mut found = BTreeMap::new();
     for (_, graph) in [lowering::full_size(DType::F16), lowering::inference(DType::F32)].into_iter().flatten() {
@@ -104,8 +104,7 @@ fn every_specialisation(archs: &[u32]) -> BTreeMap<(u32, String), Wanted> {
     for (_, graph) in lowering::full_size(DType::Bf16) {
         for &arch in archs {
             gather(&mut found, &graph, &Arch(arch).into());
-            let tuned = lowering::TUNED.contains(&arch).then(|| lowering::tuned(&graph, Arch(arch)));
-            tuned.iter().flatten().for_each(|target| gather(&mut found, &graph, target));
+            lowering::tuned(&graph, Arch(arch)).iter().for_each(|target| gather(&mut found, &graph, target));
         }
     }
     found

@@ -86,7 +86,7 @@ const TILED: [&str; 8] = [
 /// One launch of each specialisation: the smallest one on the first kind of device that has it, of products one with all that may follow.
 fn shipped() -> BTreeMap<String, Shipped> {
     let mut found: BTreeMap<String, Shipped> = BTreeMap::new();
-    for new in launched(DType::Bf16, &lowering::TUNED).chain(launched(DType::F32, &[])) {
+    for new in launched(DType::Bf16, &lowering::ARCHS).chain(launched(DType::F32, &[])) {
         let rank = |s: &Shipped| (s.arch, std::cmp::Reverse(if s.is_product { s.inputs.iter().flatten().count() } else { 0 }), s.bytes);
         let name = new.kernel.to_string();
         if found.get(&name).is_none_or(|known| rank(&new) < rank(known)) {

@@ -23,9 +23,6 @@ pub(crate) fn most_shared(arch: u32) -> u32 {
     kib << 10
 }
 
-/// Kinds of device for which every tile that `tune` may choose is compiled and compared, in bf16: for all of them it would take too long.
-pub(crate) const TUNED: [u32; 2] = [80, 90];
-
 /// Targets that between them take every tile of every product.
 pub(crate) fn tuned(graph: &Graph, arch: Arch) -> Vec<Target> {
     let products: Vec<ProductTiles> = lower(graph, &arch.into()).unwrap().into_iter().filter_map(|lowered| lowered.product).collect();
