@@ -4,7 +4,7 @@
 #include "reduce.cuh"
 
 struct FewRows {
-    enum { WARPS = 4, THREADS = 32 * WARPS, COLUMNS = 8, V = 4 };
+    enum { WARPS = 4, THREADS = 32 * WARPS, COLUMNS = 8, EACH = 4 };
 };
 
 /// Sums of `COUNT` rows of x from `row` with 8 rows of the weight from `column`, in all threads; what lies beyond the last row or column
@@ -12,8 +12,8 @@ struct FewRows {
 template <int COUNT, typename X, typename W>
 __forceinline__ void multiply_few(float (&sums)[COUNT][8], const X *x, const W *weight, u32 row, u32 rows, u32 column, u32 columns, u32 depth) {
 #pragma unroll 2
-    for (u32 k = FewRows::V * threadIdx.x; k < depth; k += FewRows::V * FewRows::THREADS) {
-        float w[8][FewRows::V], v[FewRows::V];
+    for (u32 k = FewRows::EACH * threadIdx.x; k < depth; k += FewRows::EACH * FewRows::THREADS) {
+        float w[8][FewRows::EACH], v[FewRows::EACH];
 #pragma unroll
         for (u32 c = 0; c < 8; c++) load(w[c], weight + u64(min(column + c, columns - 1)) * depth + k);
 #pragma unroll
@@ -22,7 +22,7 @@ __forceinline__ void multiply_few(float (&sums)[COUNT][8], const X *x, const W *
 #pragma unroll
             for (int c = 0; c < 8; c++)
 #pragma unroll
-                for (int e = 0; e < FewRows::V; e++) sums[r][c] = fmaf(v[e], w[c][e], sums[r][c]);
+                for (int e = 0; e < FewRows::EACH; e++) sums[r][c] = fmaf(v[e], w[c][e], sums[r][c]);
         }
     }
     __shared__ float parts[COUNT][8][FewRows::WARPS];
